@@ -1,0 +1,1 @@
+"""What users ask for and get: specs, surveys, plans, runs, maps, report, command line."""

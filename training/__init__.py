@@ -1,0 +1,1 @@
+"""Galaxies are simulated, networks are built, trained and loaded: torch and numpy only."""
