@@ -1,0 +1,108 @@
+"""Attributions from one gradient at the image itself.
+
+Shape suffixes: N objects, T targets, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from .arrays import ArraySpec, Layout
+from .batch import Batch
+from .method import Method, Targets
+from .partials import Array, Rule, add
+
+
+@dataclass(frozen=True)
+class _GradientAtImage(Method):
+    """What methods that read the gradient at the image share: one part, one map per target."""
+
+    rules: ClassVar[Mapping[str, Rule]] = {"gradient": add}
+    needs_gradient_at_images: ClassVar[bool] = True
+    long_name: ClassVar[str]
+    units: ClassVar[str]
+    convention: ClassVar[str]
+
+    @override
+    def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
+        columns = [
+            batch.gradient_at_images(np.maximum(column, 0)).cpu().numpy().astype(np.float64)
+            for column in targets_NT.T
+        ]
+        return {"gradient": np.stack(columns, axis=1)}
+
+    @override
+    def finish(
+        self, total: Mapping[str, Array], batch: Batch, targets_NT: Targets, layout: Layout
+    ) -> dict[str, Array]:
+        image_N1CHW = batch.images.cpu().numpy().astype(np.float64)[:, None]
+        return {"attribution": layout.reduce(self._attribution(total["gradient"], image_N1CHW))}
+
+    @abstractmethod
+    def _attribution(
+        self, gradient_NTCHW: NDArray[np.float64], image_N1CHW: NDArray[np.float64]
+    ) -> NDArray[np.float64]: ...
+
+    @override
+    def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
+        return (
+            ArraySpec(
+                "attribution",
+                layout.map_dims,
+                layout.map_shape,
+                self.long_name,
+                units=self.units,
+                convention=self.convention,
+                is_map=True,
+                attributes={"channels": layout.channels},
+            ),
+        )
+
+    @override
+    def passes(self, layout: Layout) -> tuple[float, float]:
+        return (0.0, float(layout.targets))
+
+
+@dataclass(frozen=True)
+class GradientXInput(_GradientAtImage):
+    """Gradient x input, signed: ``x * dS_c/dx`` with the pre-softmax score S_c.
+
+    Shrikumar et al. 2016, "Not Just a Black Box".
+    """
+
+    name: ClassVar[str] = "gradient_x_input"
+    long_name: ClassVar[str] = "gradient x input"
+    units: ClassVar[str] = "logit"
+    convention: ClassVar[str] = "Shrikumar 2016; x * dS/dx, signed, S is the pre-softmax score"
+
+    @override
+    def _attribution(
+        self, gradient_NTCHW: NDArray[np.float64], image_N1CHW: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return gradient_NTCHW * image_N1CHW
+
+
+@dataclass(frozen=True)
+class Saliency(_GradientAtImage):
+    """Saliency: the absolute gradient ``|dS_c/dx|`` of the pre-softmax score.
+
+    Simonyan et al. 2014, "Deep Inside Convolutional Networks", section 3.
+    """
+
+    name: ClassVar[str] = "saliency"
+    long_name: ClassVar[str] = "absolute gradient"
+    units: ClassVar[str] = "logit per input unit"
+    convention: ClassVar[str] = "Simonyan 2014; |dS/dx|, S is the pre-softmax score"
+
+    @override
+    def _attribution(
+        self, gradient_NTCHW: NDArray[np.float64], image_N1CHW: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return np.abs(gradient_NTCHW)
