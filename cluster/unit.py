@@ -2,7 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UnitKey:
+    """Name a unit by the rows of the catalogue that it covers: whole shards, never half of one."""
+
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.start:010d}-{self.stop:010d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read back what `str` wrote."""
+        start, stop = text.split("-")
+        return cls(int(start), int(stop))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """One block of objects, to be explained and written by one replica."""
+
+    key: UnitKey
+    shares: int = 1
+    """Into how many shares the parts axis is cut; any number gives the same bits."""
+    attempt: int = 1
+
+
+class UnitGrid(Sequence[UnitKey]):
+    """The units of a run, counted but never listed: a survey has as many as it needs."""
+
+    def __init__(self, objects: int, unit_objects: int) -> None:
+        self.objects = objects
+        self.unit_objects = unit_objects
+
+    def __len__(self) -> int:
+        return -(-self.objects // self.unit_objects)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = index * self.unit_objects
+        return UnitKey(start, min(start + self.unit_objects, self.objects))
+
+    def number(self, key: UnitKey) -> int:
+        """Tell which unit a key names."""
+        return key.start // self.unit_objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +69,45 @@ class ObjectFailure:
     """A documented error code, such as ``truncated_file``."""
     reason: str
     """One line: what is wrong, in which file, and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReceipt:
+    """Proof of one shard file."""
+
+    path: str
+    """Relative to the result store."""
+    sha256: str
+    """Of the encoded bytes."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a replica reports about a unit whose shards are all on disk."""
+
+    key: str
+    shards: tuple[ShardReceipt, ...]
+    failures: tuple[ObjectFailure, ...]
+    inputs: str
+    """SHA-256 over the content hashes of the unit's objects, in order."""
+    forward: int
+    """Rows that went forward through the network."""
+    backward: int
+    """Rows that went backward through the network."""
+    seconds: float
+    """Wall time at the replica."""
+    worker: str
+    """Host and process that did the work."""
+    attempt: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read back what `to_json` wrote."""
+        shards = tuple(ShardReceipt(**shard) for shard in data["shards"])
+        failures = tuple(ObjectFailure(**failure) for failure in data["failures"])
+        return cls(**{**data, "shards": shards, "failures": failures})

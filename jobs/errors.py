@@ -1,37 +1,9 @@
-"""Refusals that a user can act on: one line with fact, value, place and cure."""
+"""Refusals of what a user asked for."""
 
 from __future__ import annotations
 
-
-class OccultaError(Exception):
-    """Carry a one-line message for the user and the exit code it ends the command with."""
-
-    exit_code = 2
+from cluster.errors import OccultaError
 
 
 class RefusedError(OccultaError):
     """The request is invalid or can't be met; nothing was started and nothing changed."""
-
-
-class RunBusyError(OccultaError):
-    """Another driver holds the run."""
-
-    exit_code = 4
-
-
-class RetriesExhaustedError(OccultaError):
-    """Some unit failed at every attempt; what was committed stays and the run can be resumed."""
-
-    exit_code = 5
-
-
-class VerificationError(OccultaError):
-    """A committed shard is not what the ledger says it is."""
-
-    exit_code = 6
-
-
-class StorageError(OccultaError):
-    """The run folder can't be read or written."""
-
-    exit_code = 7

@@ -1,0 +1,151 @@
+"""The durable record of what is committed: append-only segments, one line per unit, one writer.
+
+A unit counts as done when its line is here and nowhere else. The line is written after the unit's
+shards are durable, and is durable itself before anybody hears of it. A driver that dies leaves at
+most one torn last line, which readers pass over: that unit was never reported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .durable import sync_folder
+from .errors import RunBusyError, VerificationError
+from .unit import Receipt
+
+
+class Lease:
+    """The right to write to a run: the operating system frees it when the process dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lease"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lease, or fail at once.
+
+        Raises
+        ------
+        RunBusyError
+            If another process holds it.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise RunBusyError(
+                f"{self._path.parent.parent}: the run is busy (process {holder}); wait for it to "
+                "end, or stop it"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lease back; harmless when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def held(self) -> bool:
+        """Tell whether any process holds the lease."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+class Ledger:
+    """The segments of one run.
+
+    Parameters
+    ----------
+    folder : RUN/ledger
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Read all committed units, in the order in which they were committed.
+
+        Raises
+        ------
+        VerificationError
+            If a line other than the last of a segment is damaged.
+        """
+        for segment in self._segments():
+            with segment.open("rb") as file:
+                number, line = 0, b""
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith(b"\n"):
+                        break  # torn: the driver died while it was written
+                    yield Receipt.from_json(_parse(segment, number, line))
+
+    def append(self) -> LedgerWriter:
+        """Open a new segment for writing; the caller holds the run's lease."""
+        numbers = [int(segment.stem) for segment in self._segments()]
+        return LedgerWriter(self._folder / f"{max(numbers, default=0) + 1:06d}.jsonl")
+
+    def _segments(self) -> list[Path]:
+        return sorted(self._folder.glob("[0-9]*.jsonl"))
+
+
+class LedgerWriter:
+    """One segment, open for appending; created with its first line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def commit(self, receipt: Receipt) -> None:
+        """Append a unit and make it durable."""
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            self._descriptor = os.open(self._path, flags, 0o644)
+            sync_folder(self._path.parent)
+        line = json.dumps(receipt.to_json(), separators=(",", ":")).encode() + b"\n"
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+        os.fsync(self._descriptor)
+
+
+def _parse(segment: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise VerificationError(
+            f"{segment}: line {number} is damaged; restore the file from a backup, or start the "
+            "run anew in an empty folder"
+        ) from error
+    assert isinstance(data, dict)
+    return data
