@@ -36,16 +36,13 @@ class MCDropout(Method):
     """Predictive statistics over random sub-networks; batch normalisation stays in evaluation mode.
 
     Entropies are in nats. Standard deviations are those of the samples (divided by their number).
-
-    Parameters
-    ----------
-    samples : number of sub-networks
-    masks : ``per_object`` draws new masks for each object; ``consistent`` uses the same sub-network
-        for every object, so that objects can be compared within a sample
     """
 
     samples: int = 100
+    """Number of sub-networks, 2 or more."""
     masks: Literal["per_object", "consistent"] = "per_object"
+    """per_object draws new masks for each object; consistent uses the same sub-network for every
+    object, so that objects can be compared within a sample."""
 
     name: ClassVar[str] = "mc_dropout"
     rules: ClassVar[Mapping[str, Rule]] = {"p": add, "p_squared": add, "entropy": add}

@@ -45,18 +45,15 @@ class IntegratedGradients(Method):
     ``completeness_gap`` is the sum of all attributions minus F(x) - F(baseline), signed.
     ``error_estimate`` compares the maps made from every other node: the norm of their difference
     over the norm of the map. It follows the map's true error where the gap does not.
-
-    Parameters
-    ----------
-    steps : number of nodes on the path, 2 or more
-    rule : quadrature rule; its weights sum to 1. For ReLU networks midpoint is as good as
-        Gauss-Legendre
-    baseline : where the path begins: ``black`` (0 in the network's input space) or a constant there
     """
 
     steps: int = 50
+    """Number of nodes on the path, 2 or more."""
     rule: QuadratureRule = "gauss_legendre"
+    """Quadrature rule; its weights sum to 1. For ReLU networks midpoint is as good as
+    Gauss-Legendre."""
     baseline: Literal["black"] | float = "black"
+    """Where the path begins: black (0 in the network's input space), or a constant there."""
 
     name: ClassVar[str] = "integrated_gradients"
     rules: ClassVar[Mapping[str, Rule]] = {"even": add, "odd": add, "difference": add}

@@ -32,20 +32,17 @@ class Occlusion(Method):
     The first window sits at 0, the following ones every ``stride`` pixels, and the last is cut off
     at the image's edge: ``ceil((size - window) / stride) + 1`` positions per axis. All targets come
     from the same passes.
-
-    Parameters
-    ----------
-    window : height and width of the hidden window in input pixels, or one number for both
-    stride : step between windows in input pixels, at most the window, or one number for both
-    fill : value in the network's input space that hides the window (0 is the training mean after
-        normalisation), or one value per channel
-    output : score that is compared: the pre-softmax ``logit`` or the ``probability``
     """
 
     window: int | tuple[int, int]
+    """Height and width of the hidden window in input pixels, or one number for both."""
     stride: int | tuple[int, int]
+    """Step between windows in input pixels, at most the window, or one number for both."""
     fill: float | tuple[float, ...] = 0.0
+    """Value in the network's input space that hides the window (0 is the training mean after
+    normalisation), or one value per channel."""
     output: Literal["logit", "probability"] = "logit"
+    """Score that is compared: the pre-softmax logit or the probability."""
 
     name: ClassVar[str] = "occlusion"
     rules: ClassVar[Mapping[str, Rule]] = {"score": append}

@@ -1,0 +1,257 @@
+"""From a job file to a job spec, or to one line that says what is wrong and where."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ..errors import RefusedError
+from .jobs import KINDS, AttributionJob, JobSpec, TrainingJob
+from .methods import SECTIONS
+
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 32
+_UNKNOWN = "unknown field"
+
+
+def load_job(path: Path, changes: Sequence[str] = ()) -> JobSpec:
+    """Read a job file; its paths are relative to the folder that it is in.
+
+    Parameters
+    ----------
+    path : a YAML file
+    changes : ``a.b=value`` settings that replace what the file says
+
+    Raises
+    ------
+    RefusedError
+        If the file can't be read, is no YAML, or has an unknown field, a missing field or a wrong
+        type.
+    """
+    where = path.name
+    data = parse_yaml(_read(path), where)
+    for change in changes:
+        _set(data, change)
+    return make_job(data, where, path.parent.absolute())
+
+
+def make_job(data: Any, where: str, folder: Path) -> JobSpec:
+    """Validate job data; relative paths in it are relative to ``folder``."""
+    if not isinstance(data, dict):
+        raise RefusedError(f"{where}: expected fields such as 'kind: attribution', found {data!r}")
+    kind = data.get("kind")
+    if kind not in KINDS:
+        raise RefusedError(f"{where}: kind: {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    try:
+        job = KINDS[kind].model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise RefusedError("; ".join(_problems(error, data, where, KINDS[kind]))) from error
+    except ValueError as error:
+        raise RefusedError(f"{where}: {error}") from error
+    return _absolute(job, folder)
+
+
+def dump_job(job: JobSpec) -> str:
+    """Write a spec as YAML, with every default written out."""
+    return yaml.safe_dump(json.loads(job.model_dump_json()), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, duplicate keys or unbounded depth, where 1e-3 is a number."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not allowed; write it out", problem_mark=mark
+            )
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"field {key!r} is no text; quote it", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"field {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML strictly.
+
+    Raises
+    ------
+    RefusedError
+        With line and column, on one line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RefusedError(f"{where}:{place}: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{where}: no YAML: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RefusedError(f"{path}: larger than 1 MiB; is it a job file?")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"{path}: no such job file; `occulta init attribution` prints one to start from"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path}: can't be read as text: {error}") from error
+
+
+def _set(data: Any, change: str) -> None:
+    path, equals, text = change.partition("=")
+    if not equals or not path:
+        raise RefusedError(f"--set {change}: expected key=value, such as execution.seed=7")
+    *parents, last = path.split(".")
+    for key in parents:
+        data = _step(data, key, change)
+    value = parse_yaml(text, f"--set {path}")
+    if isinstance(data, list):
+        data[_position(data, last, change)] = value
+    else:
+        data[last] = value
+
+
+def _step(data: Any, key: str, change: str) -> Any:
+    if isinstance(data, list):
+        return data[_position(data, key, change)]
+    inner = data.setdefault(key, {})
+    if not isinstance(inner, dict | list):
+        raise RefusedError(f"--set {change}: {key} is {inner!r} in the file, so it has no fields")
+    return inner
+
+
+def _position(data: list[Any], key: str, change: str) -> int:
+    if not key.isdigit() or int(key) >= len(data):
+        raise RefusedError(
+            f"--set {change}: {key!r} is no position in a list of {len(data)}; count from 0"
+        )
+    return int(key)
+
+
+def _absolute(job: JobSpec, folder: Path) -> JobSpec:
+    def resolve(text: str) -> str:
+        return str((folder / Path(text).expanduser()).resolve()) if "://" not in text else text
+
+    updates: dict[str, Any] = {"output": resolve(job.output)}
+    if isinstance(job, AttributionJob | TrainingJob):
+        survey = job.survey
+        places = {"path": resolve(survey.path)}
+        if survey.catalogue is not None:
+            places["catalogue"] = resolve(survey.catalogue)
+        updates["survey"] = survey.model_copy(update=places)
+    if isinstance(job, AttributionJob):
+        network = {"weights": resolve(job.network.weights)}
+        scheme, _, source = job.network.architecture.partition(":")
+        if scheme == "file":
+            network["architecture"] = f"file:{resolve(source)}"
+        updates["network"] = job.network.model_copy(update=network)
+    return job.model_copy(update=updates)
+
+
+def _problems(
+    error: ValidationError, data: Any, where: str, model: type[BaseModel]
+) -> Iterable[str]:
+    """One clause per place; the alternatives of a union that all failed are joined by 'or'."""
+    found: dict[str, list[str]] = {}
+    for detail in error.errors():
+        place = _place(detail, data)
+        message = _message(detail, data, model)
+        if message not in found.setdefault(place, []):
+            found[place].append(message)
+    # A misspelt field first: it is often why another one is missing.
+    for place, messages in sorted(found.items(), key=lambda item: _UNKNOWN not in item[1][0]):
+        yield f"{where}: {place + ': ' if place else ''}{', or '.join(messages)}"
+
+
+def _place(detail: ErrorDetails, data: Any) -> str:
+    """Write a location as a user would, without the names of union branches."""
+    place = ""
+    loc = detail["loc"]
+    for number, part in enumerate(loc):
+        absent = detail["type"] == "missing" and number == len(loc) - 1
+        if isinstance(part, int) and isinstance(data, list) and part < len(data):
+            place, data = f"{place}[{part}]", data[part]
+        elif isinstance(part, str) and isinstance(data, dict) and (part in data or absent):
+            place, data = f"{place}.{part}" if place else part, data.get(part)
+    return place
+
+
+def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
+    kind, last = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        close = difflib.get_close_matches(last, _known_fields(model), n=1)
+        return _UNKNOWN + (f"; did you mean {close[0]!r}?" if close else "")
+    if kind == "missing":
+        return "is missing; add it"
+    if kind == "union_tag_invalid":
+        tag = str(detail["ctx"]["tag"])
+        close = difflib.get_close_matches(tag, SECTIONS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(SECTIONS)}"
+        return f"method {tag!r} is unknown; {hint}"
+    if kind == "union_tag_not_found":
+        return f"has no 'method' field; use one of {', '.join(SECTIONS)}"
+    text = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    if kind == "value_error" or isinstance(given, dict | list):
+        return text
+    shown = "nothing" if given is None else given
+    if isinstance(given, float) and not math.isfinite(given):
+        shown = "no finite number"
+    return f"{text[0].lower()}{text[1:]}, found {shown!r}"
+
+
+def _known_fields(model: type[BaseModel]) -> list[str]:
+    """Every field name below a model: enough to guess what a misspelt one was meant to be."""
+    names: list[str] = []
+    waiting: list[Any] = [model, *SECTIONS.values()]
+    while waiting:
+        current = waiting.pop()
+        fields = getattr(current, "model_fields", None) or getattr(
+            current, "__dataclass_fields__", {}
+        )
+        names.extend(fields)
+        kinds = [
+            getattr(field, "annotation", getattr(field, "type", None)) for field in fields.values()
+        ]
+        waiting.extend(kind for kind in kinds if isinstance(kind, type))
+    return names
