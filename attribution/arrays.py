@@ -83,7 +83,8 @@ def round_mantissa(
     float32 array of the same shape, whose trailing mantissa bits are zero
     """
     drop = 23 - bits
-    raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    values = np.asarray(values, dtype=np.float32)
+    raw = values.view(np.uint32)
     half = np.uint32((1 << (drop - 1)) - 1) if drop else np.uint32(0)
     odd = (raw >> np.uint32(drop)) & np.uint32(1)
     rounded = (raw + half + odd) & ~np.uint32((1 << drop) - 1) if drop else raw

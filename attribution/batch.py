@@ -83,8 +83,9 @@ class Batch:
         """Run the network without gradients: (R, C, H, W) to (R, K)."""
         self.passes.forward += len(rows_RCHW)
         with torch.inference_mode():
-            return torch.as_tensor(self.network(rows_RCHW))
+            return torch.as_tensor(self._logits(rows_RCHW))
 
+    @torch.enable_grad()
     def gradients(self, rows_RCHW: Tensor, classes: Sequence[int]) -> dict[int, Tensor]:
         """Differentiate the logits of some classes with respect to each row.
 
@@ -93,7 +94,7 @@ class Batch:
         class index -> (R, C, H, W); one forward, one backward per distinct class
         """
         rows = rows_RCHW.detach().requires_grad_()
-        logits_RK = self.network(rows)
+        logits_RK = self._logits(rows)
         self.passes.forward += len(rows)
         wanted = sorted(set(classes))
         gradients = {}
@@ -111,13 +112,20 @@ class Batch:
             return self.images, self.forward(self.images)
         images = self.images.detach().requires_grad_()
         self.passes.forward += len(images)
-        return images, self.network(images)
+        with torch.enable_grad():
+            return images, self._logits(images)
+
+    def _logits(self, rows_RCHW: Tensor) -> Tensor:
+        # A network may overwrite its input (`x -= mean`): it gets its own copy.
+        logits_RK: Tensor = self.network(rows_RCHW.clone())
+        return logits_RK
 
     @property
     def logits_NK(self) -> Tensor:
         """Pre-softmax scores of the images, computed once."""
         return self._graph[1].detach()
 
+    @torch.enable_grad()
     def gradient_at_images(self, classes_N: NDArray[np.int64]) -> Tensor:
         """Differentiate one logit per object at the images, each distinct request once.
 

@@ -51,6 +51,8 @@ class MCDropout(Method):
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise ValueError(f"samples is {self.samples}; a spread needs 2 samples or more")
+        if self.masks not in ("per_object", "consistent"):
+            raise ValueError(f"masks is {self.masks!r}; choose per_object or consistent")
 
     @override
     def parts(self, image_shape: tuple[int, int, int]) -> int:

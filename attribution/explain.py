@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -79,10 +79,14 @@ def explain(
     ValueError
         If shapes disagree, an image is not finite, or the method has no meaning for this network.
     """
+    _check_options(micro_batch, precision, channels)
     dtype = TORCH_DTYPES[precision]
-    images_NCHW = torch.as_tensor(images).to(dtype)
+    images_NCHW = torch.as_tensor(images, dtype=dtype).detach()
     _check_images(images_NCHW)
     ids = [str(n) for n in range(len(images_NCHW))] if ids is None else ids
+    if len(ids) != len(images_NCHW):
+        raise ValueError(f"ids has {len(ids)} entries for {len(images_NCHW)} images")
+    targets = _requested(targets, len(images_NCHW), labels is not None)
     labels_N = _labels(labels, len(images_NCHW))
     with reproducible(), prepared(network, dtype) as (model, device):
         results = []
@@ -96,7 +100,7 @@ def explain(
                 seed=seed,
                 with_gradients=method.needs_gradient_at_images,
             )
-            targets_NT = _targets(targets, batch, labels_N[rows], rows)
+            targets_NT = _targets(targets, batch, labels_N, rows)
             layout = _layout(batch, targets_NT, channels)
             if start == 0:
                 method.check(model, layout)
@@ -183,36 +187,60 @@ def resolve(
     return targets_NT
 
 
-def _targets(
+def _requested(
     targets: TargetRequest | Sequence[TargetRequest] | Tensor | NDArray[np.integer],
+    count: int,
+    has_labels: bool,
+) -> tuple[TargetRequest, ...] | Targets:
+    """Bring what a caller may write to requests, or to class indices (N, T)."""
+    if isinstance(targets, Tensor | np.ndarray):
+        given = _integers(targets)
+        given_NT = given[:, None] if given.ndim == 1 else given
+        if given_NT.ndim != 2 or len(given_NT) != count or given_NT.shape[1] == 0:
+            raise ValueError(
+                f"targets has shape {given.shape}, expected ({count},) or ({count}, T), T > 0"
+            )
+        return given_NT
+    requests = (targets,) if isinstance(targets, str | int | np.integer) else tuple(targets)
+    if "label" in requests and not has_labels:
+        raise ValueError("targets asks for label: pass the class indices as labels=")
+    return requests
+
+
+def _targets(
+    targets: tuple[TargetRequest, ...] | Targets,
     batch: Batch,
     labels_N: NDArray[np.int64],
     rows: slice,
 ) -> Targets:
     classes = [str(c) for c in range(batch.logits_NK.shape[1])]
-    if isinstance(targets, str | int):
-        targets = (targets,)
-    if not isinstance(targets, Tensor | np.ndarray):
-        if "label" in targets and (labels_N == NO_TARGET).all():
-            raise ValueError("targets asks for label: pass the class indices as labels=")
-        return resolve(targets, classes, batch, labels_N)
-    given = np.asarray(targets, dtype=np.int64)
-    given = given[:, None] if given.ndim == 1 else given
-    if given.size and not -1 <= given.min() <= given.max() < len(classes):
-        raise ValueError(
-            f"targets range from {given.min()} to {given.max()}; "
-            f"the network has classes 0 to {len(classes) - 1}"
-        )
-    targets_NT = np.full((len(batch), given.shape[1]), NO_TARGET, dtype=np.int64)
-    here = given[rows]
+    if isinstance(targets, tuple):
+        if "label" in targets:
+            _check_range("labels", labels_N, len(classes))
+        return resolve(targets, classes, batch, labels_N[rows])
+    _check_range("targets", targets, len(classes))
+    targets_NT = np.full((len(batch), targets.shape[1]), NO_TARGET, dtype=np.int64)
+    here = targets[rows]
     targets_NT[: len(here)] = here
     return targets_NT
+
+
+def _check_range(name: str, given: NDArray[np.int64], classes: int) -> None:
+    if not NO_TARGET <= given.min() <= given.max() < classes:
+        raise ValueError(
+            f"{name} range from {given.min()} to {given.max()}; "
+            f"the network has classes 0 to {classes - 1}, and -1 stands for none"
+        )
+
+
+def _integers(given: Tensor | NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.asarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
 
 
 def _labels(labels: Tensor | NDArray[np.integer] | None, count: int) -> NDArray[np.int64]:
     if labels is None:
         return np.full(count, NO_TARGET, dtype=np.int64)
-    labels_N = np.asarray(labels, dtype=np.int64)
+    labels_N = _integers(labels)
     if labels_N.shape != (count,):
         raise ValueError(f"labels has shape {labels_N.shape}, expected ({count},)")
     return labels_N
@@ -221,6 +249,17 @@ def _labels(labels: Tensor | NDArray[np.integer] | None, count: int) -> NDArray[
 def _layout(batch: Batch, targets_NT: Targets, channels: Channels) -> Layout:
     _, c, h, w = batch.images.shape
     return Layout((c, h, w), batch.logits_NK.shape[1], targets_NT.shape[1], channels)
+
+
+def _check_options(micro_batch: int, precision: str, channels: str) -> None:
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch is {micro_batch}; a pass needs 1 row or more")
+    for name, value, choices in (
+        ("precision", precision, get_args(Precision)),
+        ("channels", channels, get_args(Channels)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; choose {' or '.join(choices)}")
 
 
 def _check_images(images_NCHW: Tensor) -> None:

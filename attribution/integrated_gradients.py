@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ class IntegratedGradients(Method):
 
     ``completeness_gap`` is the sum of all attributions minus F(x) - F(baseline), signed.
     ``error_estimate`` compares the maps made from every other node: the norm of their difference
-    over the norm of the map. It follows the map's true error where the gap does not.
+    over the norm of the map. It follows the map's true error where the gap does not, and is
+    cautious: for ReLU networks 3 to 5 times that error.
     """
 
     steps: int = 50
@@ -61,6 +62,12 @@ class IntegratedGradients(Method):
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; the path needs 2 nodes or more")
+        if self.rule not in get_args(QuadratureRule):
+            raise ValueError(
+                f"rule is {self.rule!r}; choose one of {', '.join(get_args(QuadratureRule))}"
+            )
+        if self.baseline != "black" and not isinstance(self.baseline, int | float):
+            raise ValueError(f"baseline is {self.baseline!r}; choose black or a number")
 
     @override
     def parts(self, image_shape: tuple[int, int, int]) -> int:

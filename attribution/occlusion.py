@@ -60,6 +60,8 @@ class Occlusion(Method):
                     f"stride {stride} is larger than window {window} ({axis} axis): pixels between "
                     "the windows would never be hidden; lower stride or enlarge window"
                 )
+        if self.output not in ("logit", "probability"):
+            raise ValueError(f"output is {self.output!r}; choose logit or probability")
 
     @property
     def _window(self) -> tuple[int, int]:

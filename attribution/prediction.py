@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from typing_extensions import override
 
 from .arrays import ArraySpec, Layout
@@ -23,13 +24,13 @@ class Prediction(Method):
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
-        return {"logit": batch.logits_NK.cpu().numpy()}
+        return {"logit": batch.logits_NK.cpu().numpy().astype(np.float64)}
 
     @override
     def finish(
         self, total: Mapping[str, Array], batch: Batch, targets_NT: Targets, layout: Layout
     ) -> dict[str, Array]:
-        return {"logit": total["logit"], "target": targets_NT}
+        return {"logit": total["logit"].copy(), "target": targets_NT.copy()}
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:

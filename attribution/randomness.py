@@ -7,6 +7,7 @@ process, on every device and in every order of execution.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -16,8 +17,13 @@ _WORD = 0xFFFFFFFF
 
 
 def key(*parts: int | str) -> int:
-    """Hash the parts, in order, to 64 bits (BLAKE2b)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    """Hash the parts, in order, to 64 bits (BLAKE2b).
+
+    numpy's integers and strings count as the plain ones of the same value.
+    """
+    # Kind and length of each part: no two lists of parts make the same text.
+    plain = [str(part) if isinstance(part, str) else operator.index(part) for part in parts]
+    text = "".join(f"{type(part).__name__}{len(str(part))}:{part}" for part in plain)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -25,28 +25,38 @@ def target_names(requests: Sequence[TargetRequest], classes: Sequence[str]) -> l
     Raises
     ------
     ValueError
-        If a request is unknown or a class index is out of range.
+        If there is no request, one is unknown, or a class index is out of range.
     """
-    names: list[str] = []
+    return [
+        column if isinstance(column, str) else classes[column]
+        for column in _columns(requests, classes)
+    ]
+
+
+def _columns(requests: Sequence[TargetRequest], classes: Sequence[str]) -> list[str | int]:
+    """List what each column of the target axis holds: a role, or one class throughout."""
+    if not requests:
+        raise ValueError("targets is empty; name predicted, label, all or a class")
+    columns: list[str | int] = []
     for request in requests:
         if request == "all":
-            names.extend(classes)
+            columns.extend(range(len(classes)))
         elif request in ("predicted", "label"):
-            names.append(str(request))
+            columns.append(request)
         elif isinstance(request, str):
             if request not in classes:
                 raise ValueError(
                     f"target {request!r} is neither predicted, label nor all, nor one of the "
                     f"classes {', '.join(classes)}"
                 )
-            names.append(request)
+            columns.append(classes.index(request))
         elif 0 <= request < len(classes):
-            names.append(classes[request])
+            columns.append(request)
         else:
             raise ValueError(
                 f"target {request} is out of range: the network has classes 0 to {len(classes) - 1}"
             )
-    return names
+    return columns
 
 
 def resolve_targets(
@@ -68,14 +78,13 @@ def resolve_targets(
     -------
     int64 (N, T)
     """
-    columns = {"predicted": predicted_N, "label": labels_N}
-    position = {name: index for index, name in enumerate(classes)}
+    roles = {"predicted": predicted_N, "label": labels_N}
     return np.stack(
         [
-            columns[name]
-            if name in columns
-            else np.full(len(predicted_N), position[name], dtype=np.int64)
-            for name in target_names(requests, classes)
+            roles[column]
+            if isinstance(column, str)
+            else np.full(len(predicted_N), column, dtype=np.int64)
+            for column in _columns(requests, classes)
         ],
         axis=1,
     )

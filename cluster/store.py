@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from attribution.arrays import ArraySpec, round_mantissa
@@ -22,6 +22,7 @@ from .unit import ShardReceipt, UnitKey
 _CHUNK_BYTES = 1 << 20
 _CHUNK_OBJECTS = 256
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec())
+_TEXT_CODECS = (ZstdCodec(level=3), Crc32cCodec())
 
 
 def create_array(
@@ -35,15 +36,16 @@ def create_array(
         **({"convention": spec.convention} if spec.convention else {}),
         **spec.attributes,
     }
+    is_text = spec.dtype == "str"
     group.create_array(
         path,
         shape=(objects, *spec.shape),
         shards=(unit_objects, *spec.shape),
         chunks=(_chunk_objects(unit_objects, row_bytes), *spec.shape),
-        dtype=spec.dtype,
+        dtype=str if is_text else spec.dtype,
         fill_value=_fill_value(spec.dtype),
-        compressors=_CODECS,
-        serializer=BytesCodec(endian="little"),
+        compressors=_TEXT_CODECS if is_text else _CODECS,
+        serializer="auto" if is_text else BytesCodec(endian="little"),
         dimension_names=("object", *spec.dims),
         attributes=attributes,
         chunk_key_encoding={"name": "default", "separator": "."},
@@ -83,7 +85,7 @@ class ShardWriter:
             data = np.asarray(arrays[path])
             expected = (key.stop - key.start, *spec.shape)
             assert data.shape == expected, f"{path}: {data.shape}, expected {expected}"
-            data = data.astype(spec.dtype)
+            data = data.astype(object if spec.dtype == "str" else spec.dtype)
             if spec.is_map:
                 data = round_mantissa(data)
             name, encoded = self._scratch[path].encode(key, data)
@@ -124,8 +126,10 @@ def _chunk_objects(unit_objects: int, row_bytes: int) -> int:
     return next(n for n in range(most, 0, -1) if unit_objects % n == 0)
 
 
-def _fill_value(dtype: str) -> float | int | bool:
+def _fill_value(dtype: str) -> float | int | bool | str:
     kind = np.dtype(dtype).kind
+    if kind == "U":
+        return ""
     if kind == "f":
         return float("nan")
     return False if kind == "b" else -1 if kind == "i" else 0

@@ -1,0 +1,1 @@
+"""Run folders: created, worked on to the end, resumed, looked at."""

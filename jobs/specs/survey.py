@@ -46,7 +46,7 @@ class SurveySpec(Spec):
     """What to do with NaN or infinite pixels: `refuse` quarantines the object; a number takes
     their place, in the survey's own units (before the stretch). An object without a single
     finite pixel is always quarantined."""
-    hdu: int | str | None = None
+    hdu: Annotated[int, Field(ge=0)] | str | None = None
     """FITS extension, by number or name; by default the first one with an image."""
 
     @model_validator(mode="after")

@@ -1,0 +1,214 @@
+"""Pictures of the maps: the sky in Mollweide projection, and a row of mean attributions.
+
+Drawn on matplotlib's objects, never on pyplot's global state, in the font that comes with it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from matplotlib.patheffects import withStroke
+
+from .healpix import SkyTable
+from .mollweide import EQUATOR, POLE, cell_polygons, central_meridian, project
+from .product import LONG_NAMES, UNITS
+from .stacks import Floats, MeanAttribution
+
+SIGNED = "RdBu_r"
+"""Red is evidence for the class, blue against it."""
+
+_COLOURS = {
+    "count": "viridis",
+    "accuracy": "cividis",
+    "predictive_entropy": "magma",
+    "mutual_information": "magma",
+}
+
+
+@dataclass(frozen=True)
+class Ink:
+    """Colours of everything that is not data."""
+
+    text: str = "#1b1f24"
+    """Letters, ticks and the outline."""
+    line: str = "#9aa3ad"
+    """Graticule."""
+    ground: str = "#ffffff"
+    """Behind the picture."""
+    empty: str = "#e3e6ea"
+    """Cells whose mean is masked."""
+
+
+LIGHT = Ink()
+DARK = Ink(text="#e6e8eb", line="#5b6470", ground="#15181d", empty="#3a4048")
+
+
+def draw_sky(
+    table: SkyTable,
+    quantity: str,
+    title: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    ink: Ink = LIGHT,
+) -> bytes:
+    """Draw one quantity on the whole sky as PNG.
+
+    Parameters
+    ----------
+    quantity : ``count`` or one of the table's means
+    title : first line above the map
+    limits : ends of the colour scale; by default the 2nd and 98th percentile of the cells
+    ink : colours of text and lines
+    """
+    values = table.count.astype(np.float64) if quantity == "count" else table.means[quantity].mean
+    low, high = limits or colour_limits(quantity, [values])
+    with _style(ink):
+        figure = Figure(figsize=(7.4, 4.75), dpi=140, facecolor=ink.ground)
+        axes = figure.add_axes((0.01, 0.19, 0.98, 0.7))
+        centre = central_meridian(table.centres()[0])
+        _draw_graticule(axes, centre, ink)
+        polygons, owner = cell_polygons(table.cells, table.level, centre)
+        drawn = PolyCollection(
+            list(polygons), cmap=mpl.colormaps[_COLOURS[quantity]].with_extremes(bad=ink.empty)
+        )
+        drawn.set_array(np.ma.masked_invalid(values[owner]))
+        drawn.set_norm(Normalize(low, high))
+        drawn.set_edgecolor("face")
+        drawn.set_linewidth(0.3)
+        axes.add_collection(drawn)
+        _draw_colour_bar(figure, drawn, quantity, values, (low, high))
+        axes.set_title(_short(title, 80), fontsize=12.5, pad=8, color=ink.text)
+        return png(figure)
+
+
+def draw_mean_attribution(stack: MeanAttribution, title: str, *, ink: Ink = LIGHT) -> bytes:
+    """Draw the mean map of every group on one signed scale as PNG."""
+    scale = signed_scale([stack.mean])
+    columns = min(max(len(stack.groups), 1), 6)
+    rows = max(-(-len(stack.groups) // columns), 1)
+    with _style(ink):
+        width, height = 1.9 * columns + 1.1, 2.15 * rows + 0.7
+        figure = Figure(
+            figsize=(max(width, 5.6), height), dpi=130, facecolor=ink.ground, layout="constrained"
+        )
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        picture = None
+        for axes, name, number, mean in zip(
+            grid, stack.groups, stack.number, stack.mean, strict=False
+        ):
+            picture = axes.imshow(mean, cmap=SIGNED, vmin=-scale, vmax=scale, origin="upper")
+            axes.set_title(f"{_short(name)}\nN = {number:,}", fontsize=9)
+        for axes in grid:
+            axes.set_axis_off()
+        if picture is not None:
+            bar = figure.colorbar(picture, ax=list(grid), shrink=0.85, aspect=18, pad=0.02)
+            bar.set_label(f"evidence for the class [{stack.units}]", fontsize=8)
+            bar.ax.tick_params(labelsize=8)
+        figure.suptitle(_short(title, 80), fontsize=11)
+        return png(figure)
+
+
+def colour_limits(quantity: str, values: Sequence[Floats]) -> tuple[float, float]:
+    """Return the ends of a colour scale that several maps of one quantity share."""
+    every = np.concatenate([np.ravel(array) for array in values])
+    every = every[np.isfinite(every)]
+    if not every.size:
+        return 0.0, 1.0
+    low, high = (float(limit) for limit in np.percentile(every, (2, 98)))
+    if quantity == "count":
+        return 0.0, max(high, 1.0)
+    if high - low < 1e-9:
+        low, high = low - 0.05, high + 0.05
+    return low, high
+
+
+def signed_scale(maps: Sequence[Floats], percentile: float = 99.5) -> float:
+    """Return the end of a scale that is symmetric about zero; a few strongest pixels saturate."""
+    every = np.concatenate([np.abs(np.ravel(array)) for array in maps]) if maps else np.empty(0)
+    every = every[np.isfinite(every)]
+    return float(np.percentile(every, percentile)) or 1.0 if every.size else 1.0
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure; the bytes depend on nothing but the figure."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _style(ink: Ink) -> Iterator[None]:
+    """Draw with matplotlib's own defaults, whatever the user's configuration says."""
+    style: dict[str, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+    style |= {
+        "font.family": ["DejaVu Sans"],
+        "text.color": ink.text,
+        "axes.labelcolor": ink.text,
+        "axes.edgecolor": ink.line,
+        "xtick.color": ink.text,
+        "ytick.color": ink.text,
+        "text.parse_math": False,
+    }
+    with mpl.rc_context(cast("Any", style)):
+        yield
+
+
+def _draw_graticule(axes: Axes, centre: float, ink: Ink) -> None:
+    axes.add_patch(
+        Ellipse(
+            (0, 0), 2 * EQUATOR, 2 * POLE, fill=False, edgecolor=ink.line, linewidth=1.0, zorder=3
+        )
+    )
+    dec = np.linspace(-90, 90, 91)
+    halo = withStroke(linewidth=2.5, foreground=ink.ground)
+    letters: dict[str, Any] = {"fontsize": 9, "zorder": 4, "path_effects": [halo]}
+    for ra in range(0, 360, 30):
+        offset = (ra - centre + 180.0) % 360.0 - 180.0
+        if abs(offset) < 180.0:
+            axes.plot(*project(np.full_like(dec, offset), dec), color=ink.line, lw=0.4, zorder=0)
+        if ra % 60 == 0 and abs(offset) < 170.0:
+            x, y = project(np.array([offset]), np.array([0.0]))
+            axes.text(x[0], y[0], f"{ra}°", ha="center", va="bottom", **letters)
+    for parallel in range(-60, 90, 30):
+        x, y = project(np.array([-180.0, 180.0]), np.full(2, float(parallel)))
+        axes.plot(x, y, color=ink.line, lw=0.4, zorder=0)
+        if parallel:
+            axes.text(x[1] - 0.04, y[1], f"{parallel:+d}°", ha="right", va="center", **letters)
+    axes.set_xlim(-EQUATOR * 1.09, EQUATOR * 1.09)
+    axes.set_ylim(-POLE * 1.03, POLE * 1.03)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def _draw_colour_bar(
+    figure: Figure,
+    drawn: PolyCollection,
+    quantity: str,
+    values: Floats,
+    limits: tuple[float, float],
+) -> None:
+    known, (low, high) = values[np.isfinite(values)], limits
+    ends = bool((known < low).any()), bool((known > high).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(ends, "neither")
+    place = figure.add_axes((0.24, 0.125, 0.52, 0.032))
+    bar = figure.colorbar(drawn, cax=place, orientation="horizontal", extend=extend)
+    unit = "" if UNITS[quantity] in ("1", "objects") else f" [{UNITS[quantity]}]"
+    bar.set_label(f"{LONG_NAMES[quantity]}{unit}", fontsize=11)
+    bar.ax.tick_params(labelsize=10)
+
+
+def _short(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,275 @@
+"""The survey-wide maps of a run: in memory, and as the Zarr store that they are kept in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from .healpix import CellMeans, SkyTable
+from .stacks import MeanAttribution
+
+UNITS = MappingProxyType(
+    {
+        "count": "objects",
+        "accuracy": "1",
+        "predictive_entropy": "nat",
+        "mutual_information": "nat",
+    }
+)
+"""Units of the mapped quantities."""
+
+LONG_NAMES = MappingProxyType(
+    {
+        "count": "number of objects",
+        "accuracy": "accuracy against the catalogue's label",
+        "predictive_entropy": "mean predictive entropy",
+        "mutual_information": "mean mutual information",
+    }
+)
+"""What a plot puts on the axis."""
+
+STANDARD_ERROR = "sample standard deviation / sqrt(number); NaN for fewer than two objects"
+
+
+@dataclass(frozen=True)
+class MapsProduct:
+    """The survey-wide maps of one run, and where they were written."""
+
+    path: Path
+    """RUN/maps."""
+    run: str
+    """Name of the run."""
+    survey: str
+    """Name of the survey, for titles."""
+    sky: SkyTable
+    """Means per HEALPix cell."""
+    stacks: Mapping[str, MeanAttribution]
+    """Mean attribution per group, by method."""
+    group_by: str
+    """What the groups are."""
+    min_count: int
+    """Objects that a cell needs to show a mean."""
+    objects: int
+    """Objects in the run's catalogue."""
+    mapped: int
+    """Objects on the sky maps."""
+    left_out: Mapping[str, int]
+    """Objects that are on no sky map, by reason; only reasons that occur."""
+    notes: tuple[str, ...]
+    """What is missing from the maps, and why; one sentence each."""
+    partial: bool
+    """Whether the run was not finished when it was aggregated."""
+    results_digest: str
+    """Digest of the results that were aggregated; empty for an unfinished run."""
+
+    @property
+    def zarr(self) -> Path:
+        """The Zarr store with all maps."""
+        return self.path / "maps.zarr"
+
+    @property
+    def fits(self) -> Path:
+        """The sky maps as a FITS table."""
+        return self.path / "healpix.fits"
+
+    @property
+    def figures(self) -> tuple[Path, ...]:
+        """The pictures."""
+        return (
+            *(self.path / f"{quantity}.png" for quantity in ("count", *self.sky.means)),
+            *(self.path / f"mean_attribution_{method}.png" for method in self.stacks),
+        )
+
+
+def write_store(product: MapsProduct, store: Path) -> None:
+    """Write all maps as a Zarr v3 store, readable with xarray alone.
+
+    Sky cells are sparse (populated cells only), in the form that xdggs and the CF grid mapping
+    ``healpix`` describe. Pixel values and metadata are the same bytes for the same maps.
+    """
+    common: dict[str, Any] = {
+        "run": product.run,
+        "survey": product.survey,
+        "group_by": product.group_by,
+        "min_count": product.min_count,
+        "partial": product.partial,
+        "results_digest": product.results_digest,
+        "objects": product.objects,
+        "mapped": product.mapped,
+        "left_out": dict(product.left_out),
+        "notes": list(product.notes),
+        "stacked": list(product.stacks),
+    }
+    root = zarr.open_group(store, mode="w", attributes=common)
+    _write_sky(root.create_group("healpix", attributes={"partial": product.partial}), product.sky)
+    for method, stack in product.stacks.items():
+        attributes = {"partial": product.partial, "method": method, "target": stack.target}
+        _write_stack(root.create_group(f"mean_attribution/{method}", attributes=attributes), stack)
+    with warnings.catch_warnings():
+        # zarr says that other readers may ignore it, as they may.
+        warnings.simplefilter("ignore", UserWarning)
+        zarr.consolidate_metadata(root.store)
+
+
+def _write_sky(group: zarr.Group, sky: SkyTable) -> None:
+    grid = {
+        "grid_mapping_name": "healpix",
+        "refinement_level": sky.level,
+        "indexing_scheme": "nested",
+        "reference_body": "sphere",
+        "long_name": "HEALPix cells on the sphere, ICRS",
+    }
+    _put(group, "crs", np.array(0, np.int32), (), grid)
+    cell = {
+        "standard_name": "healpix_index",
+        "long_name": "nested HEALPix cell number",
+        "grid_name": "healpix",
+        "level": sky.level,
+        "indexing_scheme": "nested",
+        "units": "1",
+    }
+    _put(group, "cell_ids", sky.cells, ("cells",), cell)
+    for name, centre in zip(("ra", "dec"), sky.centres(), strict=True):
+        attributes = {"units": "degree", "long_name": f"{name} of the cell's centre, ICRS"}
+        _put(group, name, centre, ("cells",), attributes)
+    mapped = {"grid_mapping": "crs", "coordinates": "cell_ids ra dec"}
+    attributes = {"units": "objects", "long_name": LONG_NAMES["count"]}
+    _put(group, "count", sky.count, ("cells",), attributes | mapped)
+    for name, means in sky.means.items():
+        _write_means(group, name, means, mapped)
+
+
+def _write_means(group: zarr.Group, name: str, means: CellMeans, mapped: Mapping[str, str]) -> None:
+    unit, long_name = UNITS[name], LONG_NAMES[name]
+    _put(group, name, means.mean, ("cells",), {"units": unit, "long_name": long_name, **mapped})
+    error = {
+        "units": unit,
+        "long_name": f"standard error of {long_name}",
+        "convention": STANDARD_ERROR,
+        **mapped,
+    }
+    _put(group, f"{name}_standard_error", means.standard_error, ("cells",), error)
+    number = {"units": "objects", "long_name": f"objects in {long_name}", **mapped}
+    _put(group, f"{name}_count", means.number, ("cells",), number)
+
+
+def _write_stack(group: zarr.Group, stack: MeanAttribution) -> None:
+    names = group.create_array(
+        "group",
+        shape=(len(stack.groups),),
+        dtype="string",
+        chunks=(max(len(stack.groups), 1),),
+        dimension_names=("group",),
+        attributes={"long_name": "group of objects"},
+    )
+    if stack.groups:
+        names[:] = np.array(stack.groups, dtype=np.dtypes.StringDType())
+    dims = ("group", "y", "x")
+    text = {"units": stack.units, "long_name": f"mean attribution of the {stack.target} class"}
+    _put(group, "mean", stack.mean, dims, {**text, "coordinates": "group"})
+    error = {"units": stack.units, "long_name": "standard error of the mean"}
+    _put(
+        group, "standard_error", stack.standard_error, dims, error | {"convention": STANDARD_ERROR}
+    )
+    _put(group, "count", stack.number, ("group",), {"units": "objects", "long_name": "objects"})
+
+
+def _put(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    attributes: Mapping[str, Any],
+) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=tuple(max(size, 1) for size in values.shape),
+        compressors=[zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()],
+        fill_value=np.nan if values.dtype.kind == "f" else 0,
+        dimension_names=dims,
+        attributes=dict(attributes),
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+
+
+def read_store(path: Path) -> MapsProduct:
+    """Read maps that `write_store` wrote.
+
+    Parameters
+    ----------
+    path : RUN/maps
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, ValueError
+        If there is no whole store of this version; build it again.
+    """
+    root = zarr.open_group(path / "maps.zarr", mode="r")
+    attributes: dict[str, Any] = root.attrs.asdict()
+    stacks = {name: _read_stack(root, name) for name in attributes["stacked"]}
+    return MapsProduct(
+        path=path,
+        run=str(attributes["run"]),
+        survey=str(attributes["survey"]),
+        sky=_read_sky(root),
+        stacks=stacks,
+        group_by=str(attributes["group_by"]),
+        min_count=int(attributes["min_count"]),
+        objects=int(attributes["objects"]),
+        mapped=int(attributes["mapped"]),
+        left_out=attributes["left_out"],
+        notes=tuple(attributes["notes"]),
+        partial=bool(attributes["partial"]),
+        results_digest=str(attributes["results_digest"]),
+    )
+
+
+def _read_sky(root: zarr.Group) -> SkyTable:
+    means = {
+        name: CellMeans(
+            _get(root, f"healpix/{name}"),
+            _get(root, f"healpix/{name}_standard_error"),
+            _get(root, f"healpix/{name}_count"),
+        )
+        for name in UNITS
+        if f"healpix/{name}_standard_error" in root
+    }
+    attributes: dict[str, Any] = root["healpix/cell_ids"].attrs.asdict()
+    return SkyTable(
+        1 << int(attributes["level"]),
+        _get(root, "healpix/cell_ids"),
+        _get(root, "healpix/count"),
+        means,
+    )
+
+
+def _read_stack(root: zarr.Group, method: str) -> MeanAttribution:
+    base = f"mean_attribution/{method}"
+    return MeanAttribution(
+        method=method,
+        target=str(root[base].attrs.asdict()["target"]),
+        groups=tuple(str(name) for name in _get(root, f"{base}/group")),
+        number=_get(root, f"{base}/count"),
+        mean=_get(root, f"{base}/mean"),
+        standard_error=_get(root, f"{base}/standard_error"),
+        units=str(root[f"{base}/mean"].attrs.asdict()["units"]),
+    )
+
+
+def _get(root: zarr.Group, name: str) -> NDArray[Any]:
+    array = root[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return np.asarray(array[...])

@@ -1,0 +1,174 @@
+"""What the aggregation reads of a run folder: its manifest, its job file and its result arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+import zarr
+import zarr.errors
+from numpy.typing import NDArray
+
+from cluster.errors import StorageError, VerificationError
+
+from ..errors import RefusedError
+
+COMPLETE = 1
+QUARANTINED = 2
+"""Values of the store's ``status`` array; 0 is pending."""
+
+
+MIN_BLOCKS = 32
+"""Blocks that a survey is cut into at least, as far as it has that many shards."""
+MAX_BLOCK = 65536
+"""Objects of a block at most, unless a shard is larger: scalars of a block are held at once."""
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """An attribution run, opened for reading; arrays are read in pieces, never whole."""
+
+    path: Path
+    """The run folder."""
+    manifest: Mapping[str, Any]
+    """Content of manifest.json."""
+    job: Mapping[str, Any]
+    """Content of job.yaml."""
+    root: zarr.Group
+    """The store, results.zarr."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.manifest.get("name", self.path.name))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return tuple(str(name) for name in self.manifest["classes"])
+
+    @property
+    def objects(self) -> int:
+        """Number of objects in the catalogue, whatever their status."""
+        return int(self.array("status").shape[0])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was finalised."""
+        return bool(self.manifest.get("results_digest"))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that have a map per object, in the order of the store."""
+        return tuple(
+            sorted(name for name, group in self.root.groups() if map_array_name(group) is not None)
+        )
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Return the array at a path such as ``prediction/logit``.
+
+        Raises
+        ------
+        VerificationError
+            If the store has no such array.
+        """
+        found = self.root.get(name)
+        if not isinstance(found, zarr.Array):
+            raise VerificationError(
+                f"{self.path / 'results.zarr' / name}: no such array; the store is damaged or of "
+                f"another version: occulta verify {self.path}"
+            )
+        return found
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of an array."""
+        return self.array(name).attrs.asdict()
+
+    def has(self, name: str) -> bool:
+        """Return whether the store has an array at this path."""
+        return isinstance(self.root.get(name), zarr.Array)
+
+    def read(self, name: str, rows: slice, *more: Any) -> NDArray[Any]:
+        """Read some objects of an array.
+
+        Parameters
+        ----------
+        name : path in the store
+        rows : which objects
+        more : selections along the dimensions after the object's
+
+        Raises
+        ------
+        StorageError
+            If a shard is damaged or can't be read.
+        """
+        array = self.array(name)
+        try:
+            return np.asarray(array[(rows, *more)])
+        except (OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StorageError(
+                f"{self.path / 'results.zarr' / name}: objects {rows.start} to {rows.stop - 1} "
+                f"can't be read ({reason}): occulta verify {self.path} --repair"
+            ) from error
+
+    def spans(self) -> list[slice]:
+        """Cut the objects into blocks of whole shards.
+
+        Blocks are large enough that a chunk of the catalogue is decoded for few of them, and small
+        enough that there are some for every thread.
+        """
+        logit = self.array("prediction/logit")
+        shard = int((logit.shards or logit.chunks)[0])
+        length = max(1, min(self.objects // MIN_BLOCKS, MAX_BLOCK) // shard) * shard
+        return [
+            slice(start, min(start + length, self.objects))
+            for start in range(0, self.objects, length)
+        ]
+
+
+def open_source(path: Path) -> RunSource:
+    """Open an attribution run for aggregation.
+
+    Raises
+    ------
+    RefusedError
+        If the folder is not a run, or a run of another kind.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        job = yaml.safe_load((path / "job.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"{path}: no {Path(str(error.filename)).name} there, so it is not a run folder; "
+            "give the folder that `occulta run` wrote"
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RefusedError(
+            f"{path}: manifest.json or job.yaml can't be read ({reason}); restore them"
+        ) from error
+    kind = manifest.get("kind")
+    if kind != "attribution":
+        raise RefusedError(f"{path}: a run of kind {kind}; maps and reports need kind attribution")
+    try:
+        root = zarr.open_group(path / "results.zarr", mode="r")
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"{path / 'results.zarr'}: no store there; run the job: occulta resume {path}"
+        ) from error
+    return RunSource(path, manifest, job, root)
+
+
+def map_array_name(group: zarr.Group) -> str | None:
+    """Return the name of the array that holds a method's map per object, if it has one."""
+    for name in ("grid", "attribution"):
+        array = group.get(name)
+        if isinstance(array, zarr.Array) and array.ndim >= 4:
+            return name
+    return None

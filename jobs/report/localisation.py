@@ -1,0 +1,117 @@
+"""Where the evidence lies against where the feature is: possible when the simulator knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from ..maps.source import RunSource
+from .facts import Floats, RunFacts
+from .rows import gather, pixel_maps
+
+MAX_OBJECTS = 2000
+"""Objects with a mask that are looked at, the first ones of the catalogue."""
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How much of a method's positive evidence lies inside the bars."""
+
+    method: str
+    """The method."""
+    objects: int
+    """Galaxies with a bar, whose bar class is explained."""
+    evidence: float
+    """Mean share of the positive attribution inside the mask."""
+    error: float
+    """Its standard error."""
+    area: float
+    """Mean share of the image that the mask covers."""
+
+    @property
+    def gain(self) -> float:
+        """How many times more evidence than area lies inside the mask."""
+        return self.evidence / self.area
+
+
+def localise(facts: RunFacts) -> list[Localisation]:
+    """Compare positive evidence with the truth masks of bars, for each method.
+
+    Only objects that the network takes for what they are: a map for another class says nothing
+    about the bar.
+
+    Returns
+    -------
+    One entry per method; empty where there is no truth, or it has other pixels than the maps.
+    """
+    masks = truth_masks(facts.source)
+    if masks is None or not facts.source.has("catalogue/row"):
+        return []
+    barred = _barred(facts)
+    found = []
+    for method in facts.source.methods:
+        shares = _shares(facts.source, method, masks, barred)
+        if shares:
+            inside, area = np.array(shares).T
+            found.append(_average(method, inside, area))
+    return found
+
+
+def _average(method: str, inside: Floats, area: Floats) -> Localisation:
+    n = len(inside)
+    error = float(inside.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Localisation(method, n, float(inside.mean()), error, float(area.mean()))
+
+
+def truth_masks(source: RunSource) -> zarr.Array[Any] | None:
+    """Return the bar masks (object, y, x) of a simulated survey, if this is one."""
+    survey = source.job.get("survey") or {}
+    if survey.get("format") != "simulated":
+        return None
+    try:
+        root = zarr.open_group(Path(str(survey.get("path"))) / "results.zarr", mode="r")
+    except (OSError, ValueError):
+        return None
+    masks = root.get("truth/bar")
+    return masks if isinstance(masks, zarr.Array) else None
+
+
+def _barred(facts: RunFacts) -> NDArray[np.int64]:
+    """Return the rows of objects labelled and recognised as barred."""
+    name = next((c for c in facts.classes if "bar" in c.lower()), None)
+    if name is None:
+        return np.empty(0, np.int64)
+    barred = facts.correct & (facts.label == facts.classes.index(name))
+    return facts.rows[np.flatnonzero(barred)[:MAX_OBJECTS]]
+
+
+def _shares(
+    source: RunSource, method: str, masks: zarr.Array[Any], rows: NDArray[np.int64]
+) -> list[tuple[float, float]]:
+    """Return (share of evidence, share of area) inside the mask of each row that has both."""
+    survey_row = source.array("catalogue/row")
+    masks_at = dict(
+        zip(rows.tolist(), _read_masks(masks, survey_row, rows), strict=True) if len(rows) else ()
+    )
+    shares = []
+    for row, pixels in pixel_maps(source, method, rows):
+        mask = masks_at[row]
+        if mask.shape != pixels.shape:
+            return []
+        positive = np.maximum(pixels, 0.0)
+        if mask.any() and positive.sum() > 0:
+            shares.append((float(positive[mask].sum() / positive.sum()), float(mask.mean())))
+    return shares
+
+
+def _read_masks(
+    masks: zarr.Array[Any], survey_row: zarr.Array[Any], rows: NDArray[np.int64]
+) -> list[NDArray[np.bool_]]:
+    places = np.asarray(survey_row[rows[0] : rows[-1] + 1])[rows - rows[0]]
+    found = dict(gather(lambda part: np.asarray(masks[part]), int(masks.chunks[0]), places))
+    return [np.asarray(found[int(place)], dtype=np.bool_) for place in places]

@@ -1,0 +1,220 @@
+"""The report: one HTML file that opens anywhere, offline, and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from cluster.errors import StorageError
+
+from ..errors import RefusedError
+from . import figures, readings
+from .facts import RunFacts, count_status, load_facts, read_quarantine
+from .localisation import localise
+from .overlays import class_grids
+from .pixels import ReadPixels, read_survey_pixels
+from .tiles import colour_bar
+
+MAX_QUARANTINE_ROWS = 200
+MAX_JOB_TEXT = 20_000
+"""Characters of a job file that are shown."""
+
+
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    training: Path | None = None,
+    partial: bool = False,
+    read_pixels: ReadPixels = read_survey_pixels,
+) -> Path:
+    """Write the report of one run, or of several side by side, as one self-contained HTML file.
+
+    Parameters
+    ----------
+    runs : folders of attribution runs; maps that are missing or stale are aggregated in memory
+    out : the file to write; its folder is made
+    training : folder of the training run behind the network, for its curves
+    partial : report unfinished runs, too; the page says so
+    read_pixels : where the pictures of galaxies come from
+
+    Returns
+    -------
+    `out`
+
+    Raises
+    ------
+    RefusedError
+        If there is no run, one is no attribution run, or it isn't finished and `partial` is not
+        set, or the training run has no history.
+    StorageError
+        If the file can't be written.
+    """
+    if not runs:
+        raise RefusedError("report: no run is given; give the folder of at least one")
+    facts = _distinct([load_facts(path, partial=partial) for path in runs])
+    html = render(facts, read_history(training) if training else {}, read_pixels)
+    fresh = out.with_name(f".{out.name}-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(html, encoding="utf-8")
+        fresh.replace(out)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise StorageError(
+            f"{out}: the report can't be written ({error.strerror or error}); free space or choose "
+            "another place"
+        ) from error
+    return out
+
+
+def render(
+    runs: Sequence[RunFacts], history: Mapping[str, list[float]], read_pixels: ReadPixels
+) -> str:
+    """Return the page for runs with distinct names."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jobs.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["words"] = readings.readable
+    environment.filters["number"] = _number
+    environment.filters["percent"] = lambda share: "–" if math.isnan(share) else f"{share:.0%}"
+    style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
+    grids, scales = class_grids(runs, read_pixels)
+    return environment.get_template("report.html.j2").render(
+        title=" and ".join(facts.name for facts in runs),
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        runs=[_overview(facts) for facts in runs],
+        headline=readings.headline(runs),
+        grids=grids,
+        scales=scales,
+        colour_bar=colour_bar(),
+        means=figures.mean_rows(runs),
+        sky=figures.sky_rows(runs),
+        trends=figures.trend_charts(runs),
+        calibration=figures.calibration_chart(runs),
+        confusions=figures.confusions(runs),
+        concentration=figures.concentration_charts(runs),
+        localisation=_localisation(runs),
+        training=figures.training_charts(history),
+    )
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """Read the numeric columns of a training run's history.csv.
+
+    Raises
+    ------
+    RefusedError
+        If there is none, or it holds something else than numbers.
+    """
+    path = folder / "history.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {column: [float(row[column]) for row in rows] for column in rows[0]} if rows else {}
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RefusedError(
+            f"{path}: the history of the training can't be read ({reason}); give the folder of a "
+            "training run"
+        ) from error
+
+
+def _distinct(runs: list[RunFacts]) -> list[RunFacts]:
+    """Give runs of one name a number, so that a legend tells them apart."""
+    names = [facts.name for facts in runs]
+    distinct = []
+    for i, facts in enumerate(runs):
+        name = facts.name
+        if names.count(name) > 1:
+            name = f"{name} ({names[: i + 1].count(name)})"
+        distinct.append(replace(facts, name=name, product=replace(facts.product, survey=name)))
+    return distinct
+
+
+def _overview(facts: RunFacts) -> dict[str, Any]:
+    source, (rows, total) = facts.source, read_quarantine(facts.source.path, MAX_QUARANTINE_ROWS)
+    text = (source.path / "job.yaml").read_text(encoding="utf-8")
+    return {
+        "name": facts.name,
+        "run": source.name,
+        "partial": not source.finished,
+        "counts": count_status(source),
+        "sampled": len(facts.rows) if len(facts.rows) < source.objects else 0,
+        "labelled": int(facts.labelled.sum()),
+        "accuracy": facts.accuracy,
+        "classes": facts.classes,
+        "grouped_by": facts.grouped_by,
+        "entropy_from": facts.entropy_from,
+        "methods": source.methods,
+        "table": figures.class_table(facts),
+        "notes": facts.product.notes,
+        "left_out": facts.product.left_out,
+        "min_count": facts.product.min_count,
+        "nside": facts.product.sky.nside,
+        "quarantine": rows,
+        "quarantine_total": total,
+        "job": text[:MAX_JOB_TEXT],
+        "manifest": sorted(_flat(source.manifest)),
+    }
+
+
+def _localisation(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    found = [(facts.name, localise(facts)) for facts in runs]
+    return [
+        {"run": name, "rows": rows, "reading": readings.localisation(name, rows)}
+        for name, rows in found
+        if rows
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """List nested values by dotted name."""
+    entries = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            entries += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            entries.append((f"{prefix}{key}", ", ".join(str(item) for item in value)[:400]))
+        else:
+            entries.append((f"{prefix}{key}", str(value)[:400]))
+    return entries
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _asset(environment: jinja2.Environment, name: str) -> Markup:
+    """Return a file of the package that goes into the page as it is; it has no data in it."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0].strip())
+
+
+def _policy(style: str, script: str) -> str:
+    """Allow this style, this script and inline pictures; nothing is ever loaded."""
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+    return (
+        "default-src 'none'; img-src data:; "
+        f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,50 @@
+"""The survey's own pixels of a few objects, for the pictures of galaxies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+ReadPixels = Callable[[Path, Sequence[int]], list[Image | None]]
+"""From a run folder and rows of its catalogue to images (c, h, w), the reddest band first."""
+
+
+def read_survey_pixels(run: Path, indices: Sequence[int]) -> list[Image | None]:
+    """Read images of a run's objects from its survey.
+
+    Parameters
+    ----------
+    run : run folder
+    indices : rows of the run's catalogue
+
+    Returns
+    -------
+    An image (c, h, w) per index, the reddest band first; None where it can't be read any more.
+    The report is then without pictures of galaxies, and otherwise whole.
+    """
+    # The readers of surveys, and what they import, are needed for this alone.
+    from ..errors import RefusedError  # noqa: PLC0415
+    from ..run.catalogue import StoredCatalogue  # noqa: PLC0415
+    from ..specs.survey import SurveySpec  # noqa: PLC0415
+    from ..survey import Cutout, open_reader  # noqa: PLC0415
+
+    job: dict[str, Any] = yaml.safe_load((run / "job.yaml").read_text(encoding="utf-8"))
+    try:
+        spec = SurveySpec.model_validate(job["survey"])
+        reader = open_reader(spec)
+    except (RefusedError, ValueError):
+        return [None] * len(indices)
+    stored = StoredCatalogue(run / "results.zarr")
+    images: list[Image | None] = []
+    for index in indices:
+        (answer,) = reader.read(stored.read(index, index + 1)[0])
+        images.append(answer.pixels if isinstance(answer, Cutout) else None)
+    # Bands of flux come from blue to red; pictures are red, green, blue already.
+    flip = spec.format != "images"
+    return [image[::-1] if image is not None and flip else image for image in images]

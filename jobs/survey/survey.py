@@ -1,0 +1,132 @@
+"""A survey: its catalogue, and the cutouts behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow.compute as pc
+
+from jobs.errors import RefusedError
+from jobs.specs.survey import SurveySpec
+
+from .catalogue import Catalogue, Rows, read_catalogue, survey_folder
+from .digest import table_digest
+from .files import FileReader
+from .fits import FitsDecoder
+from .images import ImageDecoder
+from .listing import list_files
+from .reader import Cutout, Expected, Reader, ReadFailure
+from .simulated import SimulatedReader
+
+_PROBED = 1000
+"""How many leading objects may be unreadable before a survey is refused."""
+
+
+def open_reader(
+    spec: SurveySpec, bands: int | None = None, shape: tuple[int, int] | None = None
+) -> Reader:
+    """Open the reader of a survey's format; cheap, and independent of the survey's size.
+
+    Parameters
+    ----------
+    spec
+        The survey.
+    bands
+        Number of bands that every cutout must have; any if None.
+    shape
+        Height and width that every cutout must have; any if None.
+
+    Raises
+    ------
+    RefusedError
+        If the survey's folder isn't there.
+    """
+    root = survey_folder(spec)
+    expected = Expected(bands, shape, spec.nan)
+    if spec.format == "simulated":
+        return SimulatedReader(root, expected)
+    if spec.format == "fits":
+        return FileReader(root, FitsDecoder(spec.hdu), expected)
+    return FileReader(root, ImageDecoder(bands), expected)
+
+
+def open_survey(
+    spec: SurveySpec, bands: int | None = None, shape: tuple[int, int] | None = None
+) -> Survey:
+    """Open a survey: read its catalogue and open its reader; parameters as in `open_reader`.
+
+    Raises
+    ------
+    RefusedError
+        If folder or catalogue can't be used.
+    """
+    return Survey(spec, read_catalogue(spec), open_reader(spec, bands, shape))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A catalogue and the reader of its cutouts."""
+
+    spec: SurveySpec
+    catalogue: Catalogue
+    reader: Reader
+
+    def read(self, rows: Sequence[int] | Rows | Catalogue) -> list[Cutout | ReadFailure]:
+        """Read rows of the catalogue, given by number or as a part of it, in their order."""
+        if not isinstance(rows, Catalogue):
+            rows = self.catalogue.take(rows)
+        return self.reader.read(rows)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return bands, height and width of the first object that can be read.
+
+        Raises
+        ------
+        RefusedError
+            If none of the first thousand can.
+        """
+        tried = min(len(self.catalogue), _PROBED)
+        first_failure = None
+        for row in range(tried):
+            answer = self.reader.read(self.catalogue.slice(row, row + 1))[0]
+            if isinstance(answer, Cutout):
+                bands, height, width = answer.pixels.shape
+                return bands, height, width
+            first_failure = first_failure or answer
+        reason = first_failure.reason if first_failure else "there is none"
+        raise RefusedError(f"none of the first {tried} objects can be read; the first: {reason}")
+
+    def digest(self) -> str:
+        """Return the sha256 that tells whether the survey changed, without reading its pixels.
+
+        It covers the catalogue's content and, of every file that the catalogue names, path, size
+        and time of modification; of a simulated survey, the manifest of its run.
+        """
+        root = survey_folder(self.spec)
+        digest = hashlib.sha256(f"catalogue {self.catalogue.digest()}\n".encode())
+        if self.spec.format == "simulated":
+            digest.update(_manifest(root))
+        else:
+            digest.update(f"files {self._files_digest(root)}\n".encode())
+        return digest.hexdigest()
+
+    def _files_digest(self, root: str) -> str:
+        files = list_files(root, stat=True)
+        named = pc.is_in(files["path"], value_set=self.catalogue.table["path"].combine_chunks())
+        return table_digest(files.filter(named))
+
+
+def _manifest(root: str) -> bytes:
+    path = os.path.join(root, "manifest.json")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise RefusedError(
+            f"'{path}' does not exist: the simulation has not finished; run it to its end first"
+        ) from None

@@ -1,0 +1,23 @@
+"""Names from outside, made fit for a one-line message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(text: str) -> str:
+    """Escape what is not printable: line breaks, control and bidirectional characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the likely correction as `; did you mean 'x'?`, or nothing when none is near."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean '{by_lower[near[0]]}'?" if near else ""

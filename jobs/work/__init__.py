@@ -1,0 +1,1 @@
+"""What replicas do for each kind of job."""

@@ -1,0 +1,90 @@
+"""The work of a simulation job: galaxies with their catalogue and the truth about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from attribution.arrays import ArraySpec
+from attribution.partials import Array
+from cluster.unit import UnitKey
+from cluster.workload import UnitResult
+from training.simulation import SimulatedBlock, simulate
+from training.surveys import SURVEYS
+
+from ..specs.jobs import SimulationJob
+
+_UNITS = {
+    "ra": "deg",
+    "dec": "deg",
+    "seeing": "arcsec",
+    "half_light_radius": "pixel",
+    "position_angle": "deg",
+    "magnitude": "mag",
+}
+
+
+@dataclass(frozen=True)
+class SimulationWorkload:
+    """A simulation job; an object is a pure function of preset, seed and row."""
+
+    job: SimulationJob
+
+    @cached_property
+    def template(self) -> Mapping[str, ArraySpec]:
+        """The cutouts, the catalogue and the truth masks."""
+        block = self._simulate(UnitKey(0, 1))
+        _, bands, height, width = block.images.shape
+        images = ArraySpec(
+            "image", ("band", "y", "x"), (bands, height, width), "flux", units="nanomaggy"
+        )
+        masks = {
+            f"truth/{name}": ArraySpec(
+                name, ("y", "x"), (height, width), f"inside the {name}", dtype="bool"
+            )
+            for name in ("bar", "arms")
+        }
+        columns = {
+            f"catalogue/{name}": ArraySpec(
+                name,
+                (),
+                (),
+                name.replace("_", " "),
+                units=_UNITS.get(name, "1"),
+                dtype="str" if column.dtype.kind in "OTU" else column.dtype.name,
+            )
+            for name, column in block.columns.items()
+        }
+        return {"cutout/image": images, **masks, **columns}
+
+    def open(self) -> SimulationWorkload:
+        """Return itself: there is nothing to load."""
+        return self
+
+    def compute(self, key: UnitKey) -> UnitResult:
+        """Simulate the objects of a unit."""
+        block = self._simulate(key)
+        columns: dict[str, Array] = {
+            f"catalogue/{name}": column for name, column in block.columns.items()
+        }
+        return UnitResult(
+            {
+                "cutout/image": block.images,
+                "truth/bar": block.bar_mask,
+                "truth/arms": block.arm_mask,
+                **columns,
+            }
+        )
+
+    def partial(self, key: UnitKey, share: int, shares: int) -> UnitResult | None:
+        """Simulate everything in the first share: an object has no parts."""
+        return self.compute(key) if share == 0 else None
+
+    def finish(self, key: UnitKey, partials: Sequence[UnitResult | None]) -> UnitResult:
+        """Return the first share."""
+        assert partials[0] is not None
+        return partials[0]
+
+    def _simulate(self, key: UnitKey) -> SimulatedBlock:
+        return simulate(SURVEYS[self.job.preset], self.job.seed, range(key.start, key.stop))

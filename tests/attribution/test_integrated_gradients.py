@@ -1,0 +1,166 @@
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from attribution import IntegratedGradients, explain
+from attribution.integrated_gradients import QuadratureRule, quadrature
+
+RULES = get_args(QuadratureRule)
+
+
+def row(*pixels):
+    """One image of one row of pixels, in one channel."""
+    return torch.tensor([[[pixels]]], dtype=torch.float64)
+
+
+def attribution_of(network, image, **parameters):
+    arrays = explain(
+        network, image, IntegratedGradients(**parameters), targets=0, precision="float64"
+    )
+    return arrays["attribution"][0, 0, 0], arrays
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("steps", [2, 3, 10, 51])
+def test_weights_sum_to_1_and_nodes_lie_on_the_path(rule, steps):
+    nodes, weights = quadrature(rule, steps)
+    assert len(nodes) == len(weights) == steps
+    assert weights.sum() == pytest.approx(1, abs=1e-14)
+    assert ((nodes >= 0) & (nodes <= 1)).all()
+    assert (np.diff(nodes) > 0).all()
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(2, 20), st.data())
+def test_gauss_legendre_is_exact_for_polynomials_of_degree_2n_minus_1(steps, data):
+    degree = data.draw(st.integers(0, 2 * steps - 1))
+    nodes, weights = quadrature("gauss_legendre", steps)
+    assert weights @ nodes**degree == pytest.approx(1 / (degree + 1), rel=1e-12)
+
+
+def test_gauss_legendre_is_not_exact_beyond():
+    nodes, weights = quadrature("gauss_legendre", 2)
+    assert abs(weights @ nodes**4 - 1 / 5) > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "trapezoid"])
+def test_symmetric_rules_are_exact_for_straight_lines(rule):
+    nodes, weights = quadrature(rule, 7)
+    assert weights @ nodes == pytest.approx(1 / 2, abs=1e-15)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("baseline", ["black", 0.75])
+def test_a_linear_network_gives_weight_times_step_for_every_rule(
+    rule, baseline, linear, some_images
+):
+    network, weights = linear
+    arrays = explain(
+        network,
+        some_images,
+        IntegratedGradients(steps=5, rule=rule, baseline=baseline),
+        targets=[1, 2],
+        precision="float64",
+        channels="keep",
+        micro_batch=4,
+    )
+    begin = 0.0 if baseline == "black" else baseline
+    expected = ((some_images[:, None] - begin) * weights[[1, 2]]).numpy()
+    np.testing.assert_allclose(arrays["attribution"], expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(arrays["completeness_gap"], 0, atol=1e-12)
+    np.testing.assert_allclose(arrays["error_estimate"], 0, atol=1e-12)
+
+
+def test_sum_of_squares_gives_the_squares(formula):
+    network = formula(lambda x: (x**2).flatten(2).sum(dim=2))
+    found, _ = attribution_of(network, row(-1.5, 0.0, 2.0), steps=2)
+    np.testing.assert_allclose(found, [2.25, 0, 4], rtol=1e-14)
+
+
+def test_a_product_is_shared_in_halves(formula):
+    network = formula(lambda x: x[:, 0].prod(dim=2))
+    found, _ = attribution_of(network, row(3.0, -4.0), steps=2)
+    np.testing.assert_allclose(found, [-6, -6], rtol=1e-14)
+
+
+def test_the_worked_example_of_two_rectifiers(formula):
+    network = formula(
+        lambda x: torch.relu(torch.relu(x[:, 0, :, 0] - 1) - torch.relu(x[:, 0, :, 1]))
+    )
+    found, _ = attribution_of(network, row(3.0, 1.0), steps=1000, rule="midpoint")
+    np.testing.assert_allclose(found, [1.5, -0.5], rtol=1e-12)
+    # Half of the weight of an even number of nodes lies beyond the kink in the middle.
+    default, _ = attribution_of(network, row(3.0, 1.0))
+    np.testing.assert_allclose(default, [1.5, -0.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rule", "sign"), [("riemann_left", -1), ("riemann_right", 1)])
+def test_the_gap_is_the_sum_minus_the_difference_signed(rule, sign, formula):
+    network = formula(lambda x: (x**2).flatten(2).sum(dim=2) + 5)
+    _, arrays = attribution_of(network, row(1.0, -2.0), steps=10, rule=rule)
+    # Each rule misses x^2 / steps, on its own side.
+    assert arrays["completeness_gap"][0, 0] == pytest.approx(sign * 5 / 10, rel=1e-12)
+
+
+def rectifier_network():
+    generator = torch.Generator().manual_seed(5)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 3)
+    ).double()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) / value.shape[-1] ** 0.5)
+    images = torch.randn(60, 1, 5, 6, generator=generator, dtype=torch.float64)
+    return network, images
+
+
+def test_the_gap_is_that_of_the_network():
+    network, images = rectifier_network()
+    arrays = explain(
+        network, images, IntegratedGradients(steps=6, baseline=0.3), targets="all",
+        precision="float64",
+    )  # fmt: skip
+    with torch.no_grad():
+        difference = (network(images) - network(torch.full_like(images, 0.3))).numpy()
+    gap = arrays["attribution"].sum(axis=(2, 3)) - difference
+    np.testing.assert_allclose(arrays["completeness_gap"], gap, atol=1e-12)
+    assert np.abs(gap).max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["gauss_legendre", "midpoint"])
+def test_the_error_estimate_bounds_and_follows_the_true_error(rule):
+    network, images = rectifier_network()
+    images = images[:20]
+
+    def maps(**parameters):
+        return explain(network, images, IntegratedGradients(**parameters), precision="float64")
+
+    exact = maps(steps=1000, rule="midpoint")["attribution"]
+    size = np.linalg.norm(exact, axis=(2, 3)).ravel()
+    errors, estimates = [], []
+    for steps in (8, 16, 32, 64):
+        found = maps(steps=steps, rule=rule)
+        errors.append(np.linalg.norm(found["attribution"] - exact, axis=(2, 3)).ravel() / size)
+        estimates.append(found["error_estimate"].ravel())
+    error, estimate = np.array(errors), np.array(estimates)
+    assert (estimate >= error).all()
+    assert 2 < np.median(estimate / error) < 8
+    assert np.corrcoef(np.log(estimate.ravel()), np.log(error.ravel()))[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"steps": 1}, "steps is 1; the path needs 2 nodes or more"),
+        ({"rule": "simpson"}, "rule is 'simpson'; choose one of gauss_legendre, midpoint"),
+        ({"baseline": "white"}, "baseline is 'white'; choose black or a number"),
+    ],
+)
+def test_parameters_without_meaning_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        IntegratedGradients(**parameters)

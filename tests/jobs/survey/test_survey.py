@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from jobs.errors import RefusedError
+from jobs.survey.catalogue import Catalogue
+from jobs.survey.reader import Cutout, ReadFailure
+from jobs.survey.survey import open_reader, open_survey
+
+SURVEYS = ["fits_survey", "image_survey", "simulated_survey"]
+
+
+@pytest.fixture(params=SURVEYS)
+def on_disk(request: pytest.FixtureRequest):
+    return request.getfixturevalue(request.param)
+
+
+def test_every_format_gives_native_float32(on_disk) -> None:
+    survey = open_survey(on_disk.spec, bands=3, shape=(20, 20))
+    answers = survey.read(survey.catalogue)
+    assert len(answers) == len(on_disk.ids)
+    for expected, cutout in zip(on_disk.pixels, answers, strict=True):
+        assert isinstance(cutout, Cutout)
+        assert cutout.pixels.dtype == np.dtype("=f4")
+        assert cutout.pixels.flags.c_contiguous
+        assert np.array_equal(cutout.pixels, expected)
+        assert len(cutout.sha256) == 64
+    assert (survey.reader.bands, survey.reader.shape) == (3, (20, 20))
+
+
+def test_a_worker_reads_from_rows_alone(on_disk) -> None:
+    catalogue = open_survey(on_disk.spec).catalogue
+    travelled = Catalogue.from_table(catalogue.slice(2, 5).table)
+    answers = open_reader(on_disk.spec).read(travelled)
+    for row, cutout in zip(range(2, 5), answers, strict=True):
+        assert np.array_equal(cutout.pixels, on_disk.pixels[row])
+
+
+def test_the_digest_is_that_of_the_content(on_disk) -> None:
+    assert open_survey(on_disk.spec).digest() == open_survey(on_disk.spec).digest()
+
+
+def test_the_digest_sees_a_file_change(fits_survey) -> None:
+    survey = open_survey(fits_survey.spec)
+    before = survey.digest()
+    info = fits_survey.file(3).stat()
+    fits_survey.file(3).write_bytes(fits_survey.file(2).read_bytes())  # the same size
+    os.utime(fits_survey.file(3), ns=(info.st_atime_ns, info.st_mtime_ns + 1))
+    touched = survey.digest()
+    fits_survey.file(3).unlink()
+    gone = survey.digest()
+    assert len({before, touched, gone}) == 3
+
+
+def test_the_digest_leaves_other_files_alone(fits_survey) -> None:
+    survey = open_survey(fits_survey.spec)
+    before = survey.digest()
+    (fits_survey.folder / "notes.txt").write_text("not in the catalogue")
+    assert survey.digest() == before
+
+
+def test_the_digest_follows_linked_folders(fits_survey) -> None:
+    # As observatories keep them: the survey's folder holds links to where the files are.
+    elsewhere = fits_survey.folder.parent / "elsewhere"
+    fits_survey.folder.rename(elsewhere)
+    fits_survey.folder.mkdir()
+    (fits_survey.folder / "tile").symlink_to(elsewhere)
+    survey = open_survey(fits_survey.with_spec(catalogue=None))
+    assert survey.catalogue.paths == sorted(f"tile/{name}" for name in fits_survey.names)
+    before = survey.digest()
+    os.utime(elsewhere / fits_survey.names[0], ns=(0, 0))
+    assert survey.digest() != before
+
+
+def test_the_digest_of_a_simulation_is_its_manifests(simulated_survey) -> None:
+    survey = open_survey(simulated_survey.spec)
+    before = survey.digest()
+    manifest = simulated_survey.folder / "manifest.json"
+    manifest.write_text('{"digest": "other"}')
+    assert survey.digest() != before
+    manifest.unlink()
+    with pytest.raises(
+        RefusedError, match=r"manifest.json' does not exist: the simulation has not"
+    ):
+        survey.digest()
+
+
+def test_the_shape_is_that_of_the_first_readable_object(fits_survey) -> None:
+    for row in (0, 1):
+        fits_survey.file(row).write_bytes(b"")
+    assert open_survey(fits_survey.spec).image_shape == (3, 20, 20)
+
+
+def test_a_survey_without_a_readable_object_is_refused(image_survey) -> None:
+    for row in range(6):
+        image_survey.file(row).unlink()
+    survey = open_survey(image_survey.spec)
+    with pytest.raises(RefusedError, match=r"none of the first 6 .* 0000.png: there is no"):
+        _ = survey.image_shape
+
+
+def test_a_file_name_that_is_no_utf8_fails_alone(image_survey) -> None:
+    os.rename(image_survey.file(2), os.fsencode(image_survey.folder) + b"/\xff.png")
+    survey = open_survey(image_survey.with_spec(catalogue=None))
+    answers = survey.read(survey.catalogue)
+    failures = [answer for answer in answers if isinstance(answer, ReadFailure)]
+    assert [failure.code for failure in failures] == ["missing_file"]
+    assert "udcff.png" in failures[0].reason
+
+
+def test_an_object_without_a_file_of_its_own(image_survey) -> None:
+    catalogue = image_survey.folder.parent / "ids.csv"
+    catalogue.write_text("id\n0000\n0001\n9999\n")
+    survey = open_survey(image_survey.with_spec(catalogue=str(catalogue)))
+    answers = survey.read(survey.catalogue)
+    assert np.array_equal(answers[1].pixels, image_survey.pixels[1])
+    assert answers[2].code == "missing_file"
+    assert "no file, or more than one, is named after '9999'" in answers[2].reason

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from training.networks import build, head_of, outputs_of
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+@pytest.mark.parametrize("size", [(32, 32), (64, 48)])
+def test_small_cnn_takes_any_bands_and_sizes(bands, size):
+    network = build("occulta:small_cnn", 4, bands).eval()
+    assert network(torch.randn(2, bands, *size)).shape == (2, 4)
+
+
+def test_small_cnn_has_active_dropout_before_and_in_its_head():
+    network = build("occulta:small_cnn", 4)
+    assert [part.p for part in network.modules() if isinstance(part, nn.Dropout)] == [0.25, 0.25]
+    image = torch.randn(1, 3, 64, 64)
+    network.eval()
+    assert torch.equal(network(image), network(image))
+    for part in network.modules():
+        if isinstance(part, nn.Dropout):
+            part.train()
+    assert not torch.equal(network(image), network(image))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bands", "size"),
+    [
+        ("torchvision:resnet18", 3, 64),
+        ("torchvision:resnet18", 5, 64),
+        ("torchvision:squeezenet1_1", 1, 64),
+        ("torchvision:mobilenet_v3_small", 4, 64),
+        ("torchvision:googlenet", 2, 64),
+        ("timm:resnet18", 4, 64),
+        ("timm:convnext_atto", 1, 64),
+    ],
+)
+def test_library_networks_take_bands_and_classes(architecture, bands, size):
+    network = build(architecture, 7, bands).train()
+    assert network(torch.randn(2, bands, size, size)).shape == (2, 7)
+    assert outputs_of(network) == 7
+
+
+def test_torchvision_weights_keep_their_names():
+    own = build("torchvision:resnet18", 1000).state_dict()
+    adapted = build("torchvision:resnet18", 3, 5).state_dict()
+    assert list(own) == list(adapted)
+    assert adapted["conv1.weight"].shape == (64, 5, 7, 7)
+
+
+def test_options_reach_the_network():
+    network = build("occulta:small_cnn", 4, options={"dropout": 0.5, "width": 8})
+    assert [part.p for part in network.modules() if isinstance(part, nn.Dropout)] == [0.5, 0.5]
+    assert head_of(network) == "head.4"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "match"),
+    [
+        ("torchvision:resnet81", r"did you mean .*'torchvision:resnet18'"),
+        ("timm:resnet18x", r"did you mean .*'timm:resnet18'"),
+        ("timm:hf-hub:someone/net", "timm has no such network"),
+        ("occulta:smal_cnn", "did you mean 'occulta:small_cnn'"),
+        ("torchvision:fcn_resnet50", "torchvision has no such network"),
+        ("resnet18", "write FAMILY:NAME"),
+        ("keras:resnet18", "no such family"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(architecture, match):
+    with pytest.raises(ValueError, match=match):
+        build(architecture, 3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "bands", "options", "match"),
+    [
+        (0, 3, {}, "classes = 0"),
+        (2, 0, {}, "bands = 0"),
+        (2, 3, {"dropout": 1.0}, "dropout = 1.0"),
+        (2, 3, {"depth": 3}, "options .* are refused"),
+    ],
+)
+def test_impossible_networks_are_refused(classes, bands, options, match):
+    with pytest.raises(ValueError, match=match):
+        build("occulta:small_cnn", classes, bands, options)
