@@ -74,7 +74,6 @@ def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
 class _ReplicaActor:
     def __init__(self, workload: Workload, store: str) -> None:
         self._replica = Replica(workload, Path(store))
@@ -127,7 +126,9 @@ class RayPool:
     ) -> None:
         self.replicas = replicas
         self._check_resources(replicas, gpus_per_replica)
-        actor = _ReplicaActor.options(num_cpus=1, num_gpus=gpus_per_replica)
+        actor = ray.remote(
+            num_cpus=1, num_gpus=gpus_per_replica, max_restarts=-1, max_task_retries=0
+        )(_ReplicaActor)
         # Without a shared reference each actor would get its own copy of the workload.
         shared = ray.put(workload)
         self._actors = [actor.remote(shared, str(store)) for _ in range(replicas)]

@@ -161,7 +161,7 @@ def _check_methods(workload: AttributionWorkload) -> str:
 
 
 def _check_network(network: torch.nn.Module, workload: AttributionWorkload) -> None:
-    """Send one blank image through the network: does it take the shape and give the classes?"""
+    """Refuse a network that does not take the image shape or give the classes."""
     dtype = next(network.parameters(), torch.zeros(())).dtype
     shape = workload.image_shape
     try:

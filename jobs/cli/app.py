@@ -1,0 +1,239 @@
+"""The commands. Heavy imports happen inside them, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+app = typer.Typer(
+    name="occulta",
+    help="Explain convolutional networks over whole sky surveys.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete run; marks it.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a field, as a.b=1.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder, in place of `output`.")]
+Address = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Explain convolutional networks over whole sky surveys."""
+    if debug:
+        os.environ["OCCULTA_DEBUG"] = "1"
+
+
+@app.command()
+def init(kind: Annotated[str, typer.Argument(help="attribution, training or simulation.")]) -> None:
+    """Print a commented job file with every default."""
+    from ..specs.template import job_template
+
+    typer.echo(job_template(kind), nl=False)
+
+
+@app.command()
+def plan(
+    job_file: JobFile, changes: Changes = None, out: Out = None, as_json: Json = False
+) -> None:
+    """Validate a job and print what it will cost, without running it."""
+    planned = _plan(job_file, changes, out)
+    forward, backward = planned.passes
+    objects = planned.units.objects
+    facts = {
+        "run": planned.job.output,
+        "objects": objects,
+        "quarantined": len(planned.failures),
+        "units": len(planned.units),
+        "objects_per_unit": planned.units.unit_objects,
+        "forward_passes": round(forward * objects),
+        "backward_passes": round(backward * objects),
+        "result_bytes": planned.object_bytes * objects,
+        "unit_bytes": planned.object_bytes * planned.units.unit_objects,
+        "files": planned.files,
+        "device": planned.device,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(
+            f"{name.replace('_', ' '):18} {value:,}"
+            if isinstance(value, int)
+            else f"{name.replace('_', ' '):18} {value}"
+        )
+    for failure in planned.failures[:10]:
+        typer.echo(f"will be quarantined: {failure.reason}", err=True)
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    out: Out = None,
+    address: Address = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Run a job to its end; the same file and folder again resume it."""
+    _execute(_plan(job_file, changes, out), address, as_json)
+
+
+@app.command()
+def simulate(
+    job_file: JobFile,
+    out: Out = None,
+    address: Address = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Run a job of kind simulation."""
+    run(job_file, out, address, changes, as_json)
+
+
+@app.command()
+def resume(run_folder: RunFolder, address: Address = None, as_json: Json = False) -> None:
+    """Continue a run from its folder alone."""
+    from ..plan import plan_job
+    from ..run.folder import stored_job
+
+    _execute(plan_job(stored_job(run_folder.absolute()), _gpus()), address, as_json)
+
+
+@app.command()
+def status(
+    run_folder: RunFolder,
+    as_json: Json = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List the committed units.")] = False,
+) -> None:
+    """Tell how far a run is, from its folder alone."""
+    from ..run.status import read_status
+
+    found = read_status(run_folder.absolute(), keys=keys).to_json()
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, value in found.items():
+        shown = value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{count:,} {word}" for word, count in value.items())
+        typer.echo(f"{name.replace('_', ' '):18} {'-' if shown is None else shown}")
+
+
+@app.command()
+def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False) -> None:
+    """Aggregate a run into survey-wide maps: Zarr, FITS and PNG."""
+    from ..maps import build_maps
+    from ..run.folder import stored_job
+    from ..specs.jobs import AttributionJob
+    from ..specs.maps import MapsSpec
+
+    job = stored_job(run_folder.absolute())
+    spec = job.maps if isinstance(job, AttributionJob) else MapsSpec()
+    product = build_maps(run_folder.absolute(), spec, partial=partial)
+    files = [product.zarr, product.fits, *product.figures]
+    _print_files([str(file) for file in files if file is not None], as_json)
+
+
+@app.command()
+def report(run_folder: RunFolder, partial: Partial = False, as_json: Json = False) -> None:
+    """Write the report: one HTML page that opens offline."""
+    from ..report import write_report
+
+    folder = run_folder.absolute()
+    page = write_report([folder], folder / "report" / "index.html", partial=partial)
+    _print_files([str(page)], as_json)
+
+
+def main() -> None:
+    """Run a command; end with the exit code that design section 3 promises."""
+    from cluster.errors import OccultaError
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app(standalone_mode=False)
+    except OccultaError as error:
+        _fail(error, error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except typer.TyperException as error:
+        _fail(error, 2)
+    except OSError as error:
+        _fail(error, 7)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get("OCCULTA_DEBUG"):
+        raise error
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    typer.echo(f"occulta: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _plan(job_file: Path, changes: list[str] | None, out: Path | None) -> Plan:
+    from ..plan import plan_job
+    from ..specs.load import load_job
+
+    job = load_job(job_file, changes or ())
+    if out is not None:
+        job = job.model_copy(update={"output": str(out.absolute())})
+    return plan_job(job, _gpus())
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
+    from ..run.local import run_on_ray
+    from ..run.status import read_status
+    from .progress import Progress
+
+    with _clean_stdout(), Progress() as progress:
+        folder = run_on_ray(planned, address, [progress])
+    found = read_status(folder).to_json()
+    typer.echo(json.dumps(found) if as_json else str(folder))
+    if found["objects"]["quarantined"]:
+        typer.echo(
+            f"{found['objects']['quarantined']} objects are quarantined; see "
+            f"{folder / 'quarantine.csv'}",
+            err=True,
+        )
+        sys.exit(3)
+
+
+class _clean_stdout:  # noqa: N801 - used like a function
+    """Send what libraries print to stderr: stdout is for results."""
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self._kept = os.dup(1)
+        os.dup2(2, 1)
+
+    def __exit__(self, *_: Any) -> None:
+        sys.stdout.flush()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+def _print_files(files: list[str], as_json: bool) -> None:
+    typer.echo(json.dumps({"files": files}) if as_json else "\n".join(files))

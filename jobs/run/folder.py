@@ -1,0 +1,216 @@
+"""Create a run folder, recognise it again, finalise it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from attribution.targets import target_names
+from cluster.durable import sync_tree, write_file
+from cluster.ledger import Ledger
+from cluster.provenance import versions
+from cluster.store import create_array
+from cluster.unit import ObjectFailure, Receipt, UnitKey
+
+from ..errors import RefusedError
+from ..plan import STORE, Plan
+from ..specs.jobs import AttributionJob, JobSpec
+from ..specs.load import dump_job, make_job
+from .catalogue import COMPLETE, QUARANTINED, write_catalogue
+from .status import MANIFEST, read_manifest, utc_now
+
+_STATUS_CHUNK = 1 << 20
+_OURS = {"job.yaml", STORE, "ledger", "events.jsonl", MANIFEST}
+
+
+def create_run(run: Path, plan: Plan) -> None:
+    """Write everything that is known before the work: the manifest comes last and makes it a run.
+
+    Raises
+    ------
+    RefusedError
+        If the folder holds something else.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    foreign = sorted({entry.name for entry in run.iterdir()} - _OURS)
+    if foreign:
+        raise RefusedError(
+            f"output: {run} holds {foreign[0]!r}, which is no part of a run; give a new folder"
+        )
+    shutil.rmtree(run / STORE, ignore_errors=True)
+    write_file(run / "job.yaml", dump_job(plan.job).encode())
+    _write_template(run / STORE, plan)
+    sync_tree(run / STORE)
+    manifest = {
+        "kind": plan.job.kind,
+        "name": plan.job.name,
+        "created": utc_now(),
+        "objects": plan.units.objects,
+        "units": len(plan.units),
+        "unit_objects": plan.units.unit_objects,
+        "quarantined_by_plan": len(plan.failures),
+        "device": plan.device,
+        "digests": dict(plan.digests),
+        "versions": versions(),
+        **plan.facts,
+    }
+    write_file(run / MANIFEST, _json(manifest))
+
+
+def check_same(run: Path, plan: Plan) -> dict[str, Any]:
+    """Compare a run with a plan, and return the run's manifest.
+
+    Raises
+    ------
+    RefusedError
+        If spec, network, survey, code or device changed, by name.
+    """
+    manifest = read_manifest(run)
+    changed = [
+        part for part, digest in plan.digests.items() if manifest["digests"].get(part) != digest
+    ]
+    if manifest["device"] != plan.device:
+        changed.append("device")
+    if not changed:
+        return manifest
+    details = _spec_changes(run, plan.job) if "spec" in changed else []
+    raise RefusedError(
+        f"{run}: {', '.join(changed)} changed since this run began"
+        f"{' (' + '; '.join(details) + ')' if details else ''}; "
+        "undo the change to resume, or give another --out for a new run"
+    )
+
+
+def stored_job(run: Path) -> JobSpec:
+    """Read the resolved spec of a run."""
+    read_manifest(run)
+    text = (run / "job.yaml").read_text(encoding="utf-8")
+    job = make_job(yaml.safe_load(text), str(run / "job.yaml"), run)
+    return job.model_copy(update={"output": str(run)})
+
+
+def finalise(run: Path, plan: Plan) -> str:
+    """Write what spans units, the manifest last, and return the digest over all results.
+
+    Raises
+    ------
+    RefusedError
+        If a unit is missing.
+    """
+    digests: dict[int, bytes] = {}
+    failures = list(plan.failures)
+    for receipt in Ledger(run / "ledger").receipts():
+        digests[plan.units.number(UnitKey.parse(receipt.key))] = _receipt_digest(receipt)
+        failures.extend(receipt.failures)
+    missing = len(plan.units) - len(digests)
+    if missing:
+        raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
+    failures.sort(key=lambda failure: failure.index)
+    _write_status(run / STORE, plan.units.objects, failures)
+    write_file(run / "quarantine.csv", _quarantine(failures, plan))
+    zarr.consolidate_metadata(zarr.storage.LocalStore(run / STORE))
+    sync_tree(run / STORE)
+    digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
+    manifest = {**read_manifest(run), "results_digest": digest, "finished": utc_now()}
+    write_file(run / MANIFEST, _json(manifest))
+    return digest
+
+
+def _write_template(store: Path, plan: Plan) -> None:
+    root = zarr.open_group(store, mode="w", zarr_format=3)
+    root.attrs.update({"title": plan.job.name, "kind": plan.job.kind})
+    for path, spec in plan.template.items():
+        create_array(root, path, spec, plan.units.objects, plan.units.unit_objects)
+    if plan.catalogue is not None:
+        write_catalogue(root, plan.catalogue)
+    if isinstance(plan.job, AttributionJob):
+        _write_coordinates(root, plan.job)
+    status = root.create_array(
+        "status",
+        shape=(plan.units.objects,),
+        chunks=(min(_STATUS_CHUNK, plan.units.objects),),
+        dtype="uint8",
+        fill_value=0,
+        compressors=(ZstdCodec(level=3), Crc32cCodec()),
+        dimension_names=("object",),
+        attributes={"long_name": "0 pending, 1 complete, 2 quarantined"},
+        config={"write_empty_chunks": True},
+    )
+    for failure in plan.failures:
+        status[failure.index] = QUARANTINED
+
+
+def _write_coordinates(root: zarr.Group, job: AttributionJob) -> None:
+    """Name the classes and, for each method, its targets."""
+    _write_names(root, "prediction/class", job.network.classes)
+    for section in job.methods:
+        request = section.request()
+        if request.method.targeted:
+            names = target_names(request.targets, job.network.classes)
+            _write_names(root, f"{section.method}/target", names)
+
+
+def _write_names(root: zarr.Group, path: str, names: Iterable[str]) -> None:
+    values = np.array(list(names), dtype=object)
+    array = root.create_array(
+        path,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=str,
+        dimension_names=(path.split("/")[1],),
+    )
+    array[:] = values
+
+
+def _write_status(store: Path, objects: int, failures: list[ObjectFailure]) -> None:
+    status = zarr.open_array(store / "status", mode="r+")
+    values = np.full(objects, COMPLETE, dtype=np.uint8)
+    values[[failure.index for failure in failures]] = QUARANTINED
+    status[:] = values
+
+
+def _quarantine(failures: list[ObjectFailure], plan: Plan) -> bytes:
+    by_plan = {failure.index for failure in plan.failures}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "unit", "code", "reason"])
+    for failure in failures:
+        number = failure.index // plan.units.unit_objects
+        unit = "plan" if failure.index in by_plan else str(plan.units[number])
+        row = (failure.id, unit, failure.code, failure.reason)
+        writer.writerow([_harmless(cell) for cell in row])
+    return text.getvalue().encode()
+
+
+def _harmless(cell: str) -> str:
+    """Keep spreadsheets from reading a cell as a formula."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
+
+
+def _receipt_digest(receipt: Receipt) -> bytes:
+    text = "\n".join(f"{shard.path} {shard.sha256}" for shard in receipt.shards)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _spec_changes(run: Path, job: JobSpec) -> list[str]:
+    before, after = stored_job(run).identity(), job.identity()
+    return [
+        f"{path}: {before.get(path, 'absent')} -> {after.get(path, 'absent')}"
+        for path in [*before, *(path for path in after if path not in before)]
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
