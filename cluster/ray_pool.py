@@ -129,9 +129,7 @@ class RayPool:
         actor = ray.remote(
             num_cpus=1, num_gpus=gpus_per_replica, max_restarts=-1, max_task_retries=0
         )(_ReplicaActor)
-        # Without a shared reference each actor would get its own copy of the workload.
-        shared = ray.put(workload)
-        self._actors = [actor.remote(shared, str(store)) for _ in range(replicas)]
+        self._actors = [actor.remote(workload, str(store)) for _ in range(replicas)]
         self._load = [0] * replicas
         self._running: dict[Any, _Call] = {}
         self._ready: deque[_Call] = deque()

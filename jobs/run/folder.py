@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,10 @@ def finalise(run: Path, plan: Plan) -> str:
     failures.sort(key=lambda failure: failure.index)
     _write_status(run / STORE, plan.units.objects, failures)
     write_file(run / "quarantine.csv", _quarantine(failures, plan))
-    zarr.consolidate_metadata(zarr.storage.LocalStore(run / STORE))
+    with warnings.catch_warnings():
+        # Readers without consolidated metadata open the store as well.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(zarr.storage.LocalStore(run / STORE))
     sync_tree(run / STORE)
     digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
     manifest = {**read_manifest(run), "results_digest": digest, "finished": utc_now()}
