@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..specs.jobs import JobSpec
 
 app = typer.Typer(
     name="occulta",
@@ -93,7 +94,26 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same file and folder again resume it."""
-    _execute(_plan(job_file, changes, out), address, as_json)
+    job = _load(job_file, changes, out)
+    if job.kind == "training":
+        _train(job, as_json)
+    else:
+        _execute(_plan(job_file, changes, out), address, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("occulta-demo"),
+) -> None:
+    """Simulate two surveys, train on one, explain and map both, and report."""
+    from ..demo import run_demo
+    from .progress import Progress
+
+    with _clean_stdout(), Progress() as progress:
+        page = run_demo(
+            out.absolute(), lambda text: typer.echo(f"{text} ...", err=True), [progress]
+        )
+    typer.echo(page)
 
 
 @app.command()
@@ -189,12 +209,28 @@ def _fail(error: Exception, code: int) -> None:
 
 def _plan(job_file: Path, changes: list[str] | None, out: Path | None) -> Plan:
     from ..plan import plan_job
+
+    return plan_job(_load(job_file, changes, out), _gpus())
+
+
+def _load(job_file: Path, changes: list[str] | None, out: Path | None) -> JobSpec:
     from ..specs.load import load_job
 
     job = load_job(job_file, changes or ())
-    if out is not None:
-        job = job.model_copy(update={"output": str(out.absolute())})
-    return plan_job(job, _gpus())
+    return job if out is None else job.model_copy(update={"output": str(out.absolute())})
+
+
+def _train(job: JobSpec, as_json: bool) -> None:
+    from ..run.status import read_manifest
+    from ..run.train import train
+    from ..specs.jobs import TrainingJob
+    from .progress import Progress
+
+    assert isinstance(job, TrainingJob)
+    with _clean_stdout(), Progress() as progress:
+        folder = train(job, [progress])
+    metrics = read_manifest(folder)["metrics"]
+    typer.echo(json.dumps({"run": str(folder), **metrics}) if as_json else str(folder))
 
 
 def _gpus() -> int:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..run.events import Event, RunStarted, UnitCommitted
+from ..run.events import EpochEnded, Event, RunStarted, UnitCommitted
 
 
 class Progress:
@@ -20,7 +20,6 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("objects"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -46,3 +45,5 @@ class Progress:
             self._bar.advance(self._task, int(event.committed * per_unit))
         elif isinstance(event, UnitCommitted) and self._task is not None:
             self._bar.advance(self._task, event.objects)
+        elif isinstance(event, EpochEnded) and self._task is not None:
+            self._bar.update(self._task, completed=event.epoch)
