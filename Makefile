@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint clean
 
 demo: $(READY)
 	$(BIN)/occulta demo
@@ -20,10 +20,6 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-bench: $(READY)
-	$(BIN)/python -m benchmarks.pipeline
-	$(BIN)/python -m benchmarks.driver_memory
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Occulta needs Python 3.11 or newer: make PYTHON=python3.11")'
