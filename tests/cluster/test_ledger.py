@@ -1,0 +1,90 @@
+import json
+import multiprocessing
+
+import pytest
+
+from cluster.errors import RunBusyError, VerificationError
+from cluster.ledger import Lease, Ledger
+from cluster.unit import ObjectFailure, Receipt, ShardReceipt
+
+
+def receipt(number):
+    return Receipt(
+        key=f"{number:010d}-{number + 1:010d}",
+        shards=(ShardReceipt("a/c.0", "0" * 64, 10),),
+        failures=(ObjectFailure(number, "a,b\n", "missing_file", "gone"),),
+        inputs="",
+        forward=1,
+        backward=2,
+        seconds=0.5,
+        worker="here:1",
+        attempt=1,
+    )
+
+
+def commit(folder, *numbers):
+    with Ledger(folder).append() as writer:
+        for number in numbers:
+            writer.commit(receipt(number))
+
+
+def test_receipts_come_back_as_committed_over_several_drivers(tmp_path):
+    commit(tmp_path, 0, 1)
+    commit(tmp_path, 2)
+    assert list(Ledger(tmp_path).receipts()) == [receipt(0), receipt(1), receipt(2)]
+
+
+def test_driver_that_commits_nothing_leaves_no_segment(tmp_path):
+    commit(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_torn_last_line_is_a_unit_that_was_never_committed(tmp_path, kept):
+    commit(tmp_path, 0, 1)
+    segment = tmp_path / "000001.jsonl"
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(lines[0] + lines[1][:kept])
+    commit(tmp_path, 1)
+    assert list(Ledger(tmp_path).receipts()) == [receipt(0), receipt(1)]
+
+
+def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
+    commit(tmp_path, 0, 1)
+    segment = tmp_path / "000001.jsonl"
+    segment.write_bytes(b"{oops\n" + segment.read_bytes())
+    with pytest.raises(VerificationError, match=r"000001\.jsonl: line 1 is damaged"):
+        list(Ledger(tmp_path).receipts())
+
+
+def test_each_line_is_json(tmp_path):
+    commit(tmp_path, 0)
+    (line,) = (tmp_path / "000001.jsonl").read_text().splitlines()
+    assert json.loads(line)["shards"][0]["sha256"] == "0" * 64
+
+
+def _hold(folder, held, release):
+    lease = Lease(folder)
+    lease.acquire()
+    held.set()
+    release.wait(60)
+
+
+def test_lease_is_exclusive_and_dies_with_its_process(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "ledger", held, release))
+    holder.start()
+    try:
+        assert held.wait(60)
+        lease = Lease(tmp_path / "ledger")
+        assert lease.held()
+        with pytest.raises(RunBusyError, match=f"busy .process {holder.pid}"):
+            lease.acquire()
+    finally:
+        holder.kill()
+        holder.join()
+    assert not lease.held()
+    lease.acquire()
+    assert Lease(tmp_path / "ledger").held()
+    lease.release()
