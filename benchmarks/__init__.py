@@ -1,0 +1,1 @@
+"""Speed claims, each measured with its peer in one process."""
