@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,13 +103,6 @@ class _Call:
     result: Any = None
 
 
-@dataclass
-class _Shares:
-    """The shares of a unit that have arrived."""
-
-    refs: dict[int, Any] = field(default_factory=dict)
-
-
 class RayPool:
     """Replicas as actors, kept busy with a bounded number of calls each.
 
@@ -133,7 +126,7 @@ class RayPool:
         self._load = [0] * replicas
         self._running: dict[Any, _Call] = {}
         self._ready: deque[_Call] = deque()
-        self._shares: dict[UnitKey, _Shares] = {}
+        self._shares: dict[UnitKey, dict[int, Any]] = {}
 
     def __enter__(self) -> Self:
         self._check_code()
@@ -193,10 +186,10 @@ class RayPool:
 
     def _arrived(self, call: _Call) -> None:
         assert call.share is not None
-        shares = self._shares.setdefault(call.unit.key, _Shares())
-        shares.refs[call.share] = call.result
-        if len(shares.refs) == call.unit.shares:
-            in_order = [shares.refs[share] for share in range(call.unit.shares)]
+        shares = self._shares.setdefault(call.unit.key, {})
+        shares[call.share] = call.result
+        if len(shares) == call.unit.shares:
+            in_order = [shares[share] for share in range(call.unit.shares)]
             self._ready.appendleft(_Call(call.unit, partials=in_order))
 
     def _again(self, call: _Call, error: RayError) -> None:
@@ -223,8 +216,7 @@ class RayPool:
         try:
             found = ray.get([a.code.remote() for a in self._actors], timeout=_START_SECONDS)
         except RayActorError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            raise ClusterLostError(f"a replica could not start: {_last_line(cause)}") from error
+            raise ClusterLostError(f"a replica could not start: {_last_line(error)}") from error
         except RayTaskError as error:
             if isinstance(error.cause, OccultaError):
                 raise error.cause from error

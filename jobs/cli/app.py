@@ -56,7 +56,9 @@ def plan(
     job_file: JobFile, changes: Changes = None, out: Out = None, as_json: Json = False
 ) -> None:
     """Validate a job and print what it will cost, without running it."""
-    planned = _plan(job_file, changes, out)
+    from ..plan import plan_job
+
+    planned = plan_job(_load(job_file, changes, out), _gpus())
     forward, backward = planned.passes
     objects = planned.units.objects
     facts = {
@@ -94,11 +96,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same file and folder again resume it."""
-    job = _load(job_file, changes, out)
-    if job.kind == "training":
-        _train(job, as_json)
-    else:
-        _execute(_plan(job_file, changes, out), address, as_json)
+    _start(_load(job_file, changes, out), address, as_json)
 
 
 @app.command()
@@ -131,10 +129,9 @@ def simulate(
 @app.command()
 def resume(run_folder: RunFolder, address: Address = None, as_json: Json = False) -> None:
     """Continue a run from its folder alone."""
-    from ..plan import plan_job
     from ..run.folder import stored_job
 
-    _execute(plan_job(stored_job(run_folder.absolute()), _gpus()), address, as_json)
+    _start(stored_job(run_folder.absolute()), address, as_json)
 
 
 @app.command()
@@ -207,10 +204,13 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _plan(job_file: Path, changes: list[str] | None, out: Path | None) -> Plan:
+def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
     from ..plan import plan_job
 
-    return plan_job(_load(job_file, changes, out), _gpus())
+    if job.kind == "training":
+        _train(job, as_json)
+    else:
+        _execute(plan_job(job, _gpus()), address, as_json)
 
 
 def _load(job_file: Path, changes: list[str] | None, out: Path | None) -> JobSpec:
