@@ -1,7 +1,7 @@
 """The driver's peak memory for runs of 10^3, 10^5 and 10^6 objects with an empty method.
 
-Each run goes through the real catalogue, plan, template, ledger and finalisation, serially, in a
-process of its own. The goal: flat within 200 MB, and under 1 GB.
+Each run goes through the real catalogue, plan, template, ledger and finalisation, on an embedded
+Ray with one replica, in a process of its own. The goal: flat within 200 MB, and under 1 GB.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ def measure(folder: str, objects: int) -> dict[str, float]:
     """Run a job of so many objects in this process, and return its peak memory and time."""
     import time
 
-    from cluster.pool import SerialPool
     from cluster.unit import UnitGrid
     from jobs.plan import Plan
-    from jobs.run.execute import execute
+    from jobs.run.local import run_on_ray
     from jobs.specs.jobs import SimulationJob
     from jobs.specs.survey import SurveySpec
     from jobs.survey import Survey, open_reader
@@ -45,7 +44,7 @@ def measure(folder: str, objects: int) -> dict[str, float]:
         catalogue=survey.catalogue,
         failures=tuple(survey.catalogue.failures()),
     )
-    execute(plan, SerialPool)
+    run_on_ray(plan, None)
     seconds = time.perf_counter() - began
     # Not getrusage: its maximum survives exec, so it would be the parent's.
     (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)

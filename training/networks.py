@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 Options = Mapping[str, Any]
@@ -141,21 +140,20 @@ def _build_own(name: str, classes: int, bands: int, options: dict[str, Any]) -> 
 
 
 def _build_torchvision(name: str, classes: int, bands: int, options: dict[str, Any]) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
+    # torchvision and timm take seconds and 200 MB to import: only their networks need them.
+    models = importlib.import_module("torchvision.models")
+    known = models.list_models(module=models)
     if name not in known:
         raise _unknown("torchvision", name, known)
     if name in ("googlenet", "inception_v3"):
         # Otherwise they return a tuple when training, and warn about their slow initialisation.
         options = {"aux_logits": False, "init_weights": False, **options}
-    network: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=classes, **options
-    )
+    network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     _adapt_first_convolution(network, bands)
     return network
 
 
 def _build_timm(name: str, classes: int, bands: int, options: dict[str, Any]) -> nn.Module:
-    # timm takes seconds to import; those who use no timm network don't wait for it.
     timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
