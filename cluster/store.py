@@ -106,7 +106,9 @@ class _Scratch:
         metadata = (folder / "zarr.json").read_bytes()
         buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(metadata)
         asyncio.run(self._store.set("zarr.json", buffer))
-        self._array = zarr.open_array(self._store, mode="r+", config={"write_empty_chunks": True})
+        # open_array(config=...) has no effect (zarr 3.1): a shard of fill values would not be kept.
+        array = zarr.open_array(self._store, mode="r+")
+        self._array = array.with_config({"write_empty_chunks": True})
 
     def encode(self, key: UnitKey, data: NDArray[Any]) -> tuple[str, bytes]:
         """Return the shard's file name and bytes."""

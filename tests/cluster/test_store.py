@@ -66,6 +66,20 @@ def test_receipts_prove_the_files(store):
         assert len(content) == receipt.bytes
 
 
+def test_units_whose_values_all_equal_the_fill_value_are_stored(store):
+    # As of a unit whose objects are all quarantined, or of galaxies without a bar.
+    key = UnitKey(0, 4)
+    blank = {
+        "m/attribution": np.full((4, 2, 3), np.nan),
+        "m/gap": np.full((4, 2), np.nan),
+        "truth/bar": np.zeros((4, 3), dtype=bool),
+        "catalogue/id": np.full(4, ""),
+    }
+    receipts = ShardWriter(store, TEMPLATE).write(key, blank)
+    assert all((store / receipt.path).stat().st_size > 0 for receipt in receipts)
+    assert np.isnan(zarr.open_group(store, mode="r")["m/gap"][:4]).all()
+
+
 def test_writing_again_gives_the_same_bytes_over_a_damaged_shard(store):
     key = UnitKey(0, 4)
     first = ShardWriter(store, TEMPLATE).write(key, block(key))
