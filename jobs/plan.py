@@ -13,25 +13,29 @@ import numpy as np
 import torch
 
 from attribution.arrays import ArraySpec
+from attribution.memory import bytes_per_row
 from cluster.provenance import code_digest
 from cluster.unit import ObjectFailure, UnitGrid
 from cluster.workload import Workload
 from training.checkpoints import network_digest
 
 from .errors import RefusedError
+from .run.status import STORE
 from .specs.jobs import AttributionJob, JobSpec, SimulationJob
 from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
 from .work.network import open_network
 from .work.simulation import SimulationWorkload
 
-STORE = "results.zarr"
-
 _UNIT_BYTES = 256 << 20
 """A unit's results are held in memory before they are written."""
 _MOST_UNIT_OBJECTS = 1024
 _FEWEST_UNITS = 64
 """Small surveys are cut finer, so that replicas end together and little is redone."""
+_PROCESS_BYTES = 700 << 20
+"""A replica before it holds anything: Python, torch, torchvision and Ray."""
+_RESULT_COPIES = 4
+"""Results exist in float64 by micro-batch and joined, then encoded one array at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Plan:
     """Rows of the catalogue that can't be objects of a run."""
     passes: tuple[float, float] = (0, 0)
     """Rows that go forward and backward through the network, per object."""
+    micro_batch: int = 1
+    """Objects that are worked on together."""
+    row_bytes: int = 0
+    """Memory for each of the rows of a pass, at most `micro_batch`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the manifest."""
 
@@ -67,6 +75,12 @@ class Plan:
     def object_bytes(self) -> int:
         """Uncompressed result bytes of one object."""
         return _row_bytes(self.template)
+
+    @property
+    def replica_bytes(self) -> int:
+        """Estimate the memory of one replica."""
+        held = _RESULT_COPIES * self.object_bytes * min(self.units.unit_objects, self.units.objects)
+        return _PROCESS_BYTES + self.row_bytes * self.micro_batch + held
 
     @property
     def files(self) -> int:
@@ -103,7 +117,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     if len(survey.catalogue) == 0:
         raise RefusedError(f"{survey.catalogue.source}: the catalogue is empty")
     workload = AttributionWorkload(job, Path(job.output) / STORE, survey.image_shape, device)
-    network_sha256 = _check_methods(workload)
+    network_sha256, row_bytes = _check_methods(workload)
     unit_objects = _unit_objects(job, len(survey.catalogue), _row_bytes(workload.template))
     execution = job.execution.model_copy(update={"shard_objects": unit_objects})
     job = job.model_copy(update={"execution": execution})
@@ -125,6 +139,8 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         survey.catalogue,
         tuple(survey.catalogue.failures()),
         _passes(workload),
+        job.execution.micro_batch,
+        row_bytes,
         {
             "classes": list(job.network.classes),
             "image_shape": list(workload.image_shape),
@@ -142,12 +158,18 @@ def _plan_simulation(job: SimulationJob) -> Plan:
         UnitGrid(job.objects, job.shard_objects),
         None if job.replicas == "auto" else job.replicas,
         {"spec": _spec_digest(job), "code": code_digest()},
+        micro_batch=job.shard_objects,
         facts={"seed": job.seed},
     )
 
 
-def _check_methods(workload: AttributionWorkload) -> str:
-    """Load the network as a replica will, check every method on it, and return its digest."""
+def _check_methods(workload: AttributionWorkload) -> tuple[str, int]:
+    """Load the network as a replica will, and check every method on it.
+
+    Returns
+    -------
+    The network's digest, and the bytes that each row of a pass needs.
+    """
     job = workload.job
     network = open_network(job.network, workload.image_shape[0], job.execution.precision)
     _check_network(network, workload)
@@ -157,7 +179,9 @@ def _check_methods(workload: AttributionWorkload) -> str:
             request.method.check(network, layout)
         except ValueError as error:
             raise RefusedError(f"methods[{number}] ({request.method.name}): {error}") from error
-    return network_digest(network)
+    _, backward = _passes(workload)
+    row_bytes = bytes_per_row(network, workload.image_shape, gradients=backward > 0)
+    return network_digest(network), row_bytes
 
 
 def _check_network(network: torch.nn.Module, workload: AttributionWorkload) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,15 +54,24 @@ def init(kind: Annotated[str, typer.Argument(help="attribution, training or simu
 
 @app.command()
 def plan(
-    job_file: JobFile, changes: Changes = None, out: Out = None, as_json: Json = False
+    job_file: JobFile,
+    changes: Changes = None,
+    out: Out = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure the time on a few objects of the survey.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Validate a job and print what it will cost, without running it."""
+    from ..cost import seconds_per_object
     from ..plan import plan_job
+    from ..run.local import available_cpus
 
     planned = plan_job(_load(job_file, changes, out), _gpus())
     forward, backward = planned.passes
     objects = planned.units.objects
-    facts = {
+    replicas = planned.replicas or available_cpus()
+    facts: dict[str, Any] = {
         "run": planned.job.output,
         "objects": objects,
         "quarantined": len(planned.failures),
@@ -70,21 +80,23 @@ def plan(
         "forward_passes": round(forward * objects),
         "backward_passes": round(backward * objects),
         "result_bytes": planned.object_bytes * objects,
-        "unit_bytes": planned.object_bytes * planned.units.unit_objects,
         "files": planned.files,
         "device": planned.device,
+        "replicas": replicas,
+        "replica_bytes": planned.replica_bytes,
     }
+    if probe:
+        each = seconds_per_object(planned)
+        facts["seconds_per_object"] = round(each, 4)
+        facts["estimated_seconds"] = round(each * objects / min(replicas, objects), 1)
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    for name, value in facts.items():
-        typer.echo(
-            f"{name.replace('_', ' '):18} {value:,}"
-            if isinstance(value, int)
-            else f"{name.replace('_', ' '):18} {value}"
-        )
+    _print_table(facts)
     for failure in planned.failures[:10]:
         typer.echo(f"will be quarantined: {failure.reason}", err=True)
+    if len(planned.failures) > 10:
+        typer.echo(f"and {len(planned.failures) - 10} more", err=True)
 
 
 @app.command()
@@ -139,19 +151,26 @@ def status(
     run_folder: RunFolder,
     as_json: Json = False,
     keys: Annotated[bool, typer.Option("--keys", help="List the committed units.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, a line whenever it changes, until it ends.")
+    ] = False,
 ) -> None:
     """Tell how far a run is, from its folder alone."""
     from ..run.status import read_status
 
-    found = read_status(run_folder.absolute(), keys=keys).to_json()
+    folder = run_folder.absolute()
+    found = read_status(folder, keys=keys)
+    shown = None
+    while watch and found.state == "running":
+        if found != shown:
+            typer.echo(json.dumps(found.to_json()) if as_json else found.line())
+        shown = found
+        time.sleep(1)
+        found = read_status(folder, keys=keys)
     if as_json:
-        typer.echo(json.dumps(found))
-        return
-    for name, value in found.items():
-        shown = value
-        if isinstance(value, dict):
-            shown = ", ".join(f"{count:,} {word}" for word, count in value.items())
-        typer.echo(f"{name.replace('_', ' '):18} {'-' if shown is None else shown}")
+        typer.echo(json.dumps(found.to_json()))
+    else:
+        _print_table(found.to_json())
 
 
 @app.command()
@@ -269,6 +288,23 @@ class _clean_stdout:  # noqa: N801 - used like a function
         sys.stdout.flush()
         os.dup2(self._kept, 1)
         os.close(self._kept)
+
+
+def _print_table(facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):18} {_shown(name, value)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count:,} {word}" for word, count in value.items())
+    if name.endswith("_bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    if isinstance(value, float):
+        return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return " ".join(value)
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _print_files(files: list[str], as_json: bool) -> None:

@@ -13,7 +13,7 @@ from cluster.pool import Pool
 from cluster.unit import UnitKey, WorkUnit
 from cluster.workload import Workload
 
-from ..plan import STORE, Plan
+from ..plan import Plan
 from .events import (
     Event,
     EventLog,
@@ -25,7 +25,7 @@ from .events import (
     announce,
 )
 from .folder import check_same, create_run, finalise
-from .status import MANIFEST, read_status
+from .status import MANIFEST, STORE, read_status
 
 OpenPool = Callable[[Workload, Path], AbstractContextManager[Pool]]
 """Opens a pool of replicas for a workload and a result store."""

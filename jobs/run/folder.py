@@ -25,11 +25,11 @@ from cluster.store import create_array
 from cluster.unit import ObjectFailure, Receipt, UnitKey
 
 from ..errors import RefusedError
-from ..plan import STORE, Plan
+from ..plan import Plan
 from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
 from .catalogue import COMPLETE, QUARANTINED, write_catalogue
-from .status import MANIFEST, read_manifest, utc_now
+from .status import MANIFEST, QUARANTINE, STORE, read_manifest, utc_now
 
 _STATUS_CHUNK = 1 << 20
 _OURS = {"job.yaml", STORE, "ledger", "events.jsonl", MANIFEST}
@@ -119,7 +119,7 @@ def finalise(run: Path, plan: Plan) -> str:
         raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
     failures.sort(key=lambda failure: failure.index)
     _write_status(run / STORE, plan.units.objects, failures)
-    write_file(run / "quarantine.csv", _quarantine(failures, plan))
+    write_file(run / QUARANTINE, _quarantine(failures, plan))
     with warnings.catch_warnings():
         # Readers without consolidated metadata open the store as well.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from cluster.unit import UnitKey
 
 from ..errors import RefusedError
 
-MANIFEST = "manifest.json"
+MANIFEST, STORE, QUARANTINE = "manifest.json", "results.zarr", "quarantine.csv"
+"""Names in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class Status:
         if self.committed_keys is None:
             del data["committed_keys"]
         return data
+
+    def line(self) -> str:
+        """Return the progress in one line."""
+        done, total = self.objects["complete"], self.objects["total"]
+        parts = [f"{self.state}: {done:,} of {total:,} objects"]
+        if self.objects["quarantined"]:
+            parts.append(f"{self.objects['quarantined']:,} quarantined")
+        if self.objects_per_second:
+            parts.append(f"{self.objects_per_second:.3g}/s")
+        if self.eta_seconds is not None:
+            parts.append(f"{timedelta(seconds=round(self.eta_seconds))} left")
+        return ", ".join(parts)
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
