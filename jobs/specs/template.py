@@ -2,52 +2,87 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from ..errors import RefusedError
 
-_EXAMPLES: dict[str, str] = {
-    "attribution": """\
+_SURVEY = """\
+format: fits                 # fits | images | simulated (path: the folder of a simulation run)
+path: cutouts                # folder of the cutouts
+catalogue: catalogue.parquet # parquet, CSV or FITS table, one row per object
+columns:                     # names in the catalogue; null finds the usual ones
+  id: null
+  ra: null
+  dec: null
+  label: null
+  path: null
+nan: refuse                  # NaN pixels: refuse quarantines the object; a number fills them
+hdu: null                    # FITS extension, by number or name; null: the first with an image
+"""
+
+_PREPROCESS = """\
+size: native                 # pixels at the network's input; a number resizes
+stretch: linear              # linear | asinh
+scale: 1.0                   # softening, in survey units
+mean: []                     # one value per band, after the stretch
+std: []                      # the same
+"""
+
+_ATTRIBUTION = f"""\
 # Explain a network's answers over a survey: edit name, paths and classes, then
 #   occulta plan job.yaml && occulta run job.yaml
 # Relative paths start at the folder of this file.
 kind: attribution
 name: my-survey
 survey:
-  format: fits                 # fits | images | simulated
-  path: cutouts                # folder of the cutouts
-  catalogue: catalogue.parquet # parquet, CSV or FITS table, one row per object
-  columns: {}                  # names of id, ra, dec, label, path, where they are not the usual
-  nan: refuse                  # NaN pixels: refuse quarantines the object; a number fills them
+{textwrap.indent(_SURVEY, "  ")}\
 network:
   architecture: torchvision:resnet18  # torchvision: | timm: | occulta:small_cnn | file:
-  weights: model.safetensors
+  weights: model.safetensors   # or .pt, .pth with a plain state
+  sha256: null                 # hash that the weights must have
   classes: [smooth, featured]  # in the order of the network's outputs
-  options: {}                  # keyword arguments of the architecture
-  preprocess:
-    size: native               # pixels at the network's input; a number resizes
-    stretch: linear            # linear | asinh
-    scale: 1.0                 # softening, in survey units
-    mean: []                   # one value per band, after the stretch
-    std: []                    # the same
-methods:
-  - {method: occlusion, window: 32, stride: 16, fill: 0.0, output: logit, targets: [predicted]}
-  - {method: gradient_x_input, targets: [predicted]}
-  - {method: integrated_gradients, steps: 50, rule: gauss_legendre, baseline: black}
-  # Needs dropout layers in the network:
-  # - {method: mc_dropout, samples: 100, masks: per_object}
+  options: {{}}                  # keyword arguments of the architecture
+  trust: null                  # code, to run a network that comes as file:PATH.py:FUNCTION
+  preprocess:                  # the same as in training
+{textwrap.indent(_PREPROCESS, "    ")}\
+methods:                       # targets: predicted, label, all, class names or indices
+  - method: occlusion
+    window: 32                 # pixels, or [height, width]
+    stride: 16
+    fill: 0.0                  # at the network's input, or one value per band
+    output: logit              # logit | probability
+    targets: [predicted]
+    channels: sum              # sum | keep
+  - method: gradient_x_input
+    targets: [predicted]
+    channels: sum
+  - method: integrated_gradients
+    steps: 50
+    rule: gauss_legendre       # gauss_legendre | midpoint | trapezoid | riemann_left, _right
+    baseline: black            # black is 0 at the network's input; or a number
+    targets: [predicted]
+    channels: sum
+#  - method: saliency
+#    targets: [predicted]
+#    channels: sum
+#  - method: mc_dropout         # needs dropout layers in the network
+#    samples: 100
+#    masks: per_object          # per_object | consistent
 execution:
   replicas: auto               # copies of the network, one CPU core each
-  gpus_per_replica: auto
-  precision: float32
+  gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
+  precision: float32           # float32 | float64
   micro_batch: 32              # rows per pass; lower it when memory is short
-  shard_objects: auto          # objects per unit of work
-  seed: 0
+  shard_objects: auto          # objects per unit of work, a multiple of micro_batch
+  seed: 0                      # of every random draw
 output: runs/my-survey
 maps:
   nside: 64                    # HEALPix resolution, a power of two
   group_by: label              # or predicted, or any text column
   min_count: 3                 # cells with fewer objects are masked
-""",
-    "simulation": """\
+"""
+
+_SIMULATION = """\
 # Simulate a survey of galaxies with known truth.
 kind: simulation
 name: survey-a
@@ -57,7 +92,47 @@ seed: 0
 shard_objects: 256             # objects per unit of work
 replicas: auto                 # processes, one CPU core each
 output: runs/survey-a
-""",
+"""
+
+_TRAINING = f"""\
+# Train a network on a labelled survey: edit name, paths and classes, then
+#   occulta run job.yaml
+# The run folder receives weights.safetensors, card.json and history.csv.
+# Relative paths start at the folder of this file.
+kind: training
+name: my-network
+survey:
+{textwrap.indent(_SURVEY, "  ")}\
+architecture: occulta:small_cnn  # or torchvision:NAME, timm:NAME; the first weights are random
+options: {{}}                    # keyword arguments of the architecture
+classes: [smooth, featured]    # labels, in the order of the network's outputs
+preprocess:
+{textwrap.indent(_PREPROCESS, "  ")}\
+validation: 0.15               # share of every class that decides when to stop
+test: 0.15                     # share of every class that judges the network at the end
+fit:
+  epochs: 8                    # most passes over the training set
+  batch_size: 32
+  learning_rate: 3e-3          # the highest rate of AdamW
+  weight_decay: 1e-2
+  schedule: one_cycle          # one_cycle | cosine | constant
+  patience: 5                  # epochs without a lower validation loss before it stops
+  label_smoothing: 0.0
+  augmentation:                # random views of the training images
+    rotation: 360.0            # degrees; 360 is any angle
+    shift: 4.0                 # pixels, either way along each axis
+    zoom: 1.3                  # from 1 / zoom to zoom
+    flip: true                 # mirror half of the images
+    share: 0.7                 # probability that an image is moved at all
+    border: reflection         # reflection | zeros
+  seed: 0                      # of first weights, split, order, views and dropout
+output: runs/my-network
+"""
+
+_EXAMPLES: dict[str, str] = {
+    "attribution": _ATTRIBUTION,
+    "simulation": _SIMULATION,
+    "training": _TRAINING,
 }
 
 
