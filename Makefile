@@ -29,6 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.driver_memory
+	$(BIN)/python -m benchmarks.pipeline
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
