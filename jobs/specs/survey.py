@@ -36,7 +36,8 @@ class SurveySpec(Spec):
     """`fits`: a folder of FITS cutouts (band, y, x). `images`: a folder of PNG or JPEG files,
     read as values from 0 to 1. `simulated`: the folder of a finished simulation run."""
     path: str = Field(min_length=1)
-    """Folder of the cutouts; a relative one starts where the command is run."""
+    """Folder of the cutouts, where the paths of the catalogue start; a relative one starts at the
+    folder of the job file."""
     catalogue: str | None = None
     """Parquet, CSV or FITS table, one row per object. Without it, every readable file is an
     object named after the file. Not for `simulated`, which brings its own."""

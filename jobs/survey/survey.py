@@ -99,7 +99,22 @@ class Survey:
                 return bands, height, width
             first_failure = first_failure or answer
         reason = first_failure.reason if first_failure else "there is none"
-        raise RefusedError(f"none of the first {tried} objects can be read; the first: {reason}")
+        hint = self._hint(first_failure) if first_failure else ""
+        raise RefusedError(
+            f"none of the first {tried} objects can be read; the first: {reason}{hint}"
+        )
+
+    def _hint(self, failure: ReadFailure) -> str:
+        """Say which setting makes all objects unreadable at once, where that can be told."""
+        if failure.code == "wrong_bands":
+            return "; or is it preprocess.mean? It has one value per expected band"
+        if failure.code != "missing_file":
+            return ""
+        path = self.catalogue.slice(0, 1).paths[0]
+        beside = os.path.dirname(os.path.abspath(self.spec.catalogue or self.spec.path))
+        if path and os.path.exists(os.path.join(beside, path)):
+            return f"; the catalogue's paths start at {beside}: set survey.path to that"
+        return f"; paths start at survey.path, {survey_folder(self.spec)}"
 
     def digest(self) -> str:
         """Return the sha256 that tells whether the survey changed, without reading its pixels.

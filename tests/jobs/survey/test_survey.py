@@ -119,3 +119,20 @@ def test_an_object_without_a_file_of_its_own(image_survey) -> None:
     assert np.array_equal(answers[1].pixels, image_survey.pixels[1])
     assert answers[2].code == "missing_file"
     assert "no file, or more than one, is named after '9999'" in answers[2].reason
+
+
+def test_a_catalogue_whose_paths_start_elsewhere_is_told_where(tmp_path, fits_survey) -> None:
+    catalogue = tmp_path / "paths.csv"
+    name = fits_survey.names[0]
+    catalogue.write_text(f"id,path\na,{fits_survey.folder.name}/{name}\nb,x/{name}\n")
+    spec = fits_survey.with_spec(catalogue=str(catalogue), columns={})
+    with pytest.raises(RefusedError, match=f"paths start at {tmp_path}: set survey.path to that$"):
+        _ = open_survey(spec).image_shape
+    catalogue.write_text(f"id,path\nb,x/{name}\n")
+    with pytest.raises(RefusedError, match=f"paths start at survey.path, {fits_survey.folder}$"):
+        _ = open_survey(spec).image_shape
+
+
+def test_a_wrong_number_of_bands_points_at_the_preprocessing(fits_survey) -> None:
+    with pytest.raises(RefusedError, match=r"has 3 bands where 2 .* preprocess\.mean\?"):
+        _ = open_survey(fits_survey.spec, bands=2).image_shape
