@@ -27,6 +27,8 @@ class Layout:
     """Number of targets explained per object."""
     channels: Channels = "sum"
     """Whether maps are summed over the input's channels or keep them."""
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of the outputs of the layers that methods name, for one image."""
 
     @property
     def map_dims(self) -> tuple[str, ...]:

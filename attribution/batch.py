@@ -6,17 +6,38 @@ R rows of one pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .layers import captured
 from .randomness import key
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What methods need of the pass over the images; one pass serves them all."""
+
+    gradients: bool = False
+    """Whether it is differentiated."""
+    layers: tuple[str, ...] = ()
+    """Layers whose outputs are kept."""
+
+    def __or__(self, other: Needs) -> Needs:
+        layers = dict.fromkeys((*self.layers, *other.layers))
+        return Needs(self.gradients or other.gradients, tuple(layers))
+
+
+_IMAGES = ""
+"""The images among the tensors that can be differentiated by; layers have other names."""
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -40,7 +61,7 @@ class Batch:
     present_N : False for padding and for objects that can't be explained
     ids : the objects' identifiers, which random numbers are keyed by
     seed : the job's seed
-    with_gradients : whether any method of the job needs the gradient at the images
+    needs : what the methods of the job need of the pass over the images
     """
 
     def __init__(
@@ -51,16 +72,17 @@ class Batch:
         ids: Sequence[str],
         *,
         seed: int = 0,
-        with_gradients: bool = False,
+        needs: Needs = Needs(),
     ) -> None:
         self.network = network
         self.images = images_NCHW
         self.present = present_N
         self.ids = ids
         self.seed = seed
-        self.with_gradients = with_gradients
+        self.needs = needs
         self.passes = Passes()
-        self._gradients: dict[bytes, Tensor] = {}
+        self._gradients: dict[bytes, dict[str, Tensor]] = {}
+        self._results: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self.present)
@@ -106,14 +128,16 @@ class Batch:
         return gradients
 
     @cached_property
-    def _graph(self) -> tuple[Tensor, Tensor]:
-        """Images and their logits, with the graph between them if gradients are wanted."""
-        if not self.with_gradients:
-            return self.images, self.forward(self.images)
-        images = self.images.detach().requires_grad_()
+    def _graph(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of the images, and the images and layers that can be differentiated by."""
+        images = self.images.detach()
+        if self.needs.gradients:
+            images.requires_grad_()
         self.passes.forward += len(images)
-        with torch.enable_grad():
-            return images, self._logits(images)
+        grad_mode = torch.set_grad_enabled(self.needs.gradients)
+        with grad_mode, captured(self.network, self.needs.layers) as outputs:
+            logits_NK = self._logits(images)
+        return logits_NK, {_IMAGES: images, **outputs}
 
     def _logits(self, rows_RCHW: Tensor) -> Tensor:
         # A network may overwrite its input (`x -= mean`): it gets its own copy.
@@ -123,24 +147,41 @@ class Batch:
     @property
     def logits_NK(self) -> Tensor:
         """Pre-softmax scores of the images, computed once."""
-        return self._graph[1].detach()
+        return self._graph[0].detach()
+
+    def activation(self, layer: str) -> Tensor:
+        """Return what a layer that `needs` names puts out for the images, (N, ...)."""
+        return self._graph[1][layer].detach()
 
     @torch.enable_grad()
-    def gradient_at_images(self, classes_N: NDArray[np.int64]) -> Tensor:
+    def gradient_at_images(self, classes_N: NDArray[np.int64], layer: str = "") -> Tensor:
         """Differentiate one logit per object at the images, each distinct request once.
+
+        Parameters
+        ----------
+        classes_N : class index per object
+        layer : differentiate by the output of this layer that `needs` names instead
 
         Returns
         -------
-        (N, C, H, W)
+        (N, C, H, W), or the shape of the layer's output
         """
         request = classes_N.tobytes()
         if request not in self._gradients:
-            images, logits_NK = self._graph
+            logits_NK, leaves = self._graph
             index = torch.as_tensor(classes_N, device=logits_NK.device)[:, None]
             score = logits_NK.gather(1, index).sum()
-            (self._gradients[request],) = torch.autograd.grad(score, images, retain_graph=True)
-            self.passes.backward += len(images)
-        return self._gradients[request]
+            found = torch.autograd.grad(score, list(leaves.values()), retain_graph=True)
+            self._gradients[request] = dict(zip(leaves, found, strict=True))
+            self.passes.backward += len(logits_NK)
+        return self._gradients[request][layer or _IMAGES]
+
+    def once(self, request: Hashable, compute: Callable[[], Result]) -> Result:
+        """Compute something that several methods need for this batch, and keep it."""
+        if request not in self._results:
+            self._results[request] = compute()
+        result: Result = self._results[request]
+        return result
 
 
 @contextmanager

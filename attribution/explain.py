@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .arrays import Channels, Layout
-from .batch import Batch, reproducible
+from .batch import Batch, Needs, reproducible
+from .layers import Shape, layer_shapes
 from .method import Method, Targets
 from .partials import Array, Partial
 from .targets import NO_TARGET, TargetRequest, resolve_targets, target_names
@@ -33,10 +34,15 @@ class Request:
     targets: tuple[TargetRequest, ...] = ("predicted",)
     channels: Channels = "sum"
 
-    def layout(self, image_shape: tuple[int, int, int], classes: Sequence[str]) -> Layout:
+    def layout(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: Sequence[str],
+        layers: Mapping[str, Shape],
+    ) -> Layout:
         """Sizes of this request's results."""
         targets = len(target_names(self.targets, classes))
-        return Layout(image_shape, len(classes), targets, self.channels)
+        return Layout(image_shape, len(classes), targets, self.channels, layers)
 
 
 def explain(
@@ -89,6 +95,8 @@ def explain(
     targets = _requested(targets, len(images_NCHW), labels is not None)
     labels_N = _labels(labels, len(images_NCHW))
     with reproducible(), prepared(network, dtype) as (model, device):
+        image_shape = (images_NCHW.shape[1], images_NCHW.shape[2], images_NCHW.shape[3])
+        layers = layer_shapes(model, image_shape, method.needs.layers)
         results = []
         for start in range(0, len(images_NCHW), micro_batch):
             rows = slice(start, start + micro_batch)
@@ -98,10 +106,11 @@ def explain(
                 ids[rows],
                 micro_batch,
                 seed=seed,
-                with_gradients=method.needs_gradient_at_images,
+                needs=method.needs,
             )
             targets_NT = _targets(targets, batch, labels_N, rows)
-            layout = _layout(batch, targets_NT, channels)
+            classes = batch.logits_NK.shape[1]
+            layout = Layout(image_shape, classes, targets_NT.shape[1], channels, layers)
             if start == 0:
                 method.check(model, layout)
             partial = method.partial(batch, targets_NT)
@@ -140,7 +149,7 @@ def make_batch(
     micro_batch: int,
     *,
     seed: int,
-    with_gradients: bool,
+    needs: Needs,
     present_N: NDArray[np.bool_] | None = None,
 ) -> Batch:
     """Pad some objects to a whole micro-batch."""
@@ -154,7 +163,7 @@ def make_batch(
         present,
         [*ids, *[""] * (micro_batch - count)],
         seed=seed,
-        with_gradients=with_gradients,
+        needs=needs,
     )
 
 
@@ -244,11 +253,6 @@ def _labels(labels: Tensor | NDArray[np.integer] | None, count: int) -> NDArray[
     if labels_N.shape != (count,):
         raise ValueError(f"labels has shape {labels_N.shape}, expected ({count},)")
     return labels_N
-
-
-def _layout(batch: Batch, targets_NT: Targets, channels: Channels) -> Layout:
-    _, c, h, w = batch.images.shape
-    return Layout((c, h, w), batch.logits_NK.shape[1], targets_NT.shape[1], channels)
 
 
 def _check_options(micro_batch: int, precision: str, channels: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from .arrays import ArraySpec, Layout
-from .batch import Batch
+from .batch import Batch, Needs
 from .method import Method, Targets
 from .partials import Array, Rule, add
 
@@ -25,10 +25,14 @@ class _GradientAtImage(Method):
     """What methods that read the gradient at the image share: one part, one map per target."""
 
     rules: ClassVar[Mapping[str, Rule]] = {"gradient": add}
-    needs_gradient_at_images: ClassVar[bool] = True
     long_name: ClassVar[str]
     units: ClassVar[str]
     convention: ClassVar[str]
+
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(gradients=True)
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:

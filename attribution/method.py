@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .arrays import ArraySpec, Layout
-from .batch import Batch
+from .batch import Batch, Needs
 from .partials import Array, Partial, Rule
 
 Targets = NDArray[np.int64]
@@ -33,8 +33,11 @@ class Method(ABC):
     """How each of the terms merges."""
     targeted: ClassVar[bool] = True
     """Whether results depend on a target class."""
-    needs_gradient_at_images: ClassVar[bool] = False
-    """Whether the pass over the images must keep its graph."""
+
+    @property
+    def needs(self) -> Needs:
+        """What this method reads from the pass over the images."""
+        return Needs()
 
     def parts(self, image_shape: tuple[int, int, int]) -> int:
         """Count the parts that sum or join to the result for an image of this shape."""

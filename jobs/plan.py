@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from attribution.arrays import ArraySpec
-from attribution.memory import bytes_per_row
 from cluster.provenance import code_digest
 from cluster.unit import ObjectFailure, UnitGrid
 from cluster.workload import Workload
-from training.checkpoints import network_digest
 
 from .errors import RefusedError
+from .preflight import inspect_network
 from .run.status import STORE
 from .specs.jobs import AttributionJob, JobSpec, SimulationJob
 from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
-from .work.network import open_network
 from .work.simulation import SimulationWorkload
 
 _UNIT_BYTES = 256 << 20
@@ -117,11 +114,12 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     if len(survey.catalogue) == 0:
         raise RefusedError(f"{survey.catalogue.source}: the catalogue is empty")
     workload = AttributionWorkload(job, Path(job.output) / STORE, survey.image_shape, device)
-    network_sha256, row_bytes = _check_methods(workload)
+    network = inspect_network(workload)
+    workload = replace(workload, layers=network.layers)
     unit_objects = _unit_objects(job, len(survey.catalogue), _row_bytes(workload.template))
     execution = job.execution.model_copy(update={"shard_objects": unit_objects})
     job = job.model_copy(update={"execution": execution})
-    workload = AttributionWorkload(job, workload.store, survey.image_shape, device)
+    workload = replace(workload, job=job)
     replicas = job.execution.replicas
     return Plan(
         job,
@@ -130,7 +128,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         None if replicas == "auto" else replicas,
         {
             "spec": _spec_digest(job),
-            "network": network_sha256,
+            "network": network.sha256,
             "survey": survey.digest(),
             "code": code_digest(),
         },
@@ -138,9 +136,9 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         gpus_per_replica,
         survey.catalogue,
         tuple(survey.catalogue.failures()),
-        _passes(workload),
+        workload.passes,
         job.execution.micro_batch,
-        row_bytes,
+        network.row_bytes,
         {
             "classes": list(job.network.classes),
             "image_shape": list(workload.image_shape),
@@ -161,48 +159,6 @@ def _plan_simulation(job: SimulationJob) -> Plan:
         micro_batch=job.shard_objects,
         facts={"seed": job.seed},
     )
-
-
-def _check_methods(workload: AttributionWorkload) -> tuple[str, int]:
-    """Load the network as a replica will, and check every method on it.
-
-    Returns
-    -------
-    The network's digest, and the bytes that each row of a pass needs.
-    """
-    job = workload.job
-    network = open_network(job.network, workload.image_shape[0], job.execution.precision)
-    _check_network(network, workload)
-    for number, request in enumerate(workload.requests[1:]):
-        try:
-            layout = request.layout(workload.image_shape, job.network.classes)
-            request.method.check(network, layout)
-        except ValueError as error:
-            raise RefusedError(f"methods[{number}] ({request.method.name}): {error}") from error
-    _, backward = _passes(workload)
-    row_bytes = bytes_per_row(network, workload.image_shape, gradients=backward > 0)
-    return network_digest(network), row_bytes
-
-
-def _check_network(network: torch.nn.Module, workload: AttributionWorkload) -> None:
-    """Refuse a network that does not take the image shape or give the classes."""
-    dtype = next(network.parameters(), torch.zeros(())).dtype
-    shape = workload.image_shape
-    try:
-        with torch.inference_mode():
-            logits = network(torch.zeros((1, *shape), dtype=dtype))
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RefusedError(
-            f"network: it does not accept images of shape {shape}: {reason}; "
-            "set network.preprocess.size to the size it was trained at"
-        ) from error
-    classes = len(workload.job.network.classes)
-    if tuple(logits.shape) != (1, classes):
-        raise RefusedError(
-            f"network: its output has shape {tuple(logits.shape)} for one image, expected "
-            f"(1, {classes}); make network.classes agree with the network"
-        )
 
 
 def _device(job: AttributionJob, gpus: int) -> tuple[str, float]:
@@ -228,14 +184,6 @@ def _unit_objects(job: AttributionJob, objects: int, row_bytes: int) -> int:
         return given
     most = min(_MOST_UNIT_OBJECTS, _UNIT_BYTES // row_bytes, objects // _FEWEST_UNITS)
     return max(1, most // step) * step
-
-
-def _passes(workload: AttributionWorkload) -> tuple[float, float]:
-    each = [
-        request.method.passes(request.layout(workload.image_shape, workload.job.network.classes))
-        for request in workload.requests
-    ]
-    return sum(forward for forward, _ in each), sum(backward for _, backward in each)
 
 
 def _row_bytes(template: Mapping[str, ArraySpec]) -> int:

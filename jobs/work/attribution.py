@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attribution.arrays import ArraySpec
-from attribution.batch import Batch, reproducible
+from attribution.arrays import ArraySpec, Layout
+from attribution.batch import Batch, Needs, reproducible
 from attribution.explain import TORCH_DTYPES, Request, complete, make_batch, resolve
+from attribution.layers import Shape
 from attribution.method import Targets
 from attribution.partials import Array, Partial
 from attribution.prediction import Prediction
@@ -43,6 +45,8 @@ class AttributionWorkload:
     """Bands, height and width of every cutout as the survey has it."""
     device: str
     """``cpu`` or ``cuda``."""
+    layers: Mapping[str, Shape] = field(default_factory=dict)
+    """Shapes of the outputs of the layers that methods name, for one image."""
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,11 +64,26 @@ class AttributionWorkload:
         return (Request(Prediction(), tuple(wanted) or ("predicted",)), *requests)
 
     @cached_property
+    def needs(self) -> Needs:
+        """What all methods together need of the pass over the images."""
+        return reduce(or_, (request.method.needs for request in self.requests))
+
+    def layout(self, request: Request) -> Layout:
+        """Sizes of a request's results."""
+        return request.layout(self.image_shape, self.job.network.classes, self.layers)
+
+    @cached_property
+    def passes(self) -> tuple[float, float]:
+        """Rows that go forward and backward through the network, per object."""
+        each = [request.method.passes(self.layout(request)) for request in self.requests]
+        return sum(forward for forward, _ in each), sum(backward for _, backward in each)
+
+    @cached_property
     def template(self) -> Mapping[str, ArraySpec]:
         """The result arrays by their path in the store."""
         arrays: dict[str, ArraySpec] = {}
         for request in self.requests:
-            layout = request.layout(self.image_shape, self.job.network.classes)
+            layout = self.layout(request)
             name = request.method.name
             found = request.method.arrays(layout)
             arrays |= {f"{name}/{spec.name}": spec for spec in found}
@@ -94,9 +113,6 @@ class OpenAttribution:
         precision = job.execution.precision
         self._dtype = TORCH_DTYPES[precision]
         self._network = open_network(job.network, bands, precision, workload.device)
-        self._with_gradients = any(
-            request.method.needs_gradient_at_images for request in workload.requests
-        )
 
     def compute(self, key: UnitKey) -> UnitResult:
         """Explain all objects of a unit."""
@@ -162,7 +178,7 @@ class OpenAttribution:
                     ids[rows],
                     execution.micro_batch,
                     seed=execution.seed,
-                    with_gradients=self._with_gradients,
+                    needs=self._workload.needs,
                     present_N=block.present[rows],
                 ),
                 labels[rows],
@@ -190,7 +206,7 @@ class OpenAttribution:
         spoilt = np.zeros(len(batch), dtype=bool)
         for request, partial in zip(self._workload.requests, partials, strict=True):
             method = request.method
-            layout = request.layout(self._workload.image_shape, self._classes)
+            layout = self._workload.layout(request)
             targets_NT = self._targets(request, batch, labels)
             found = complete(method, partial, batch, targets_NT, layout)
             spoilt |= _not_finite(found, method.arrays(layout), targets_NT)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from attribution import GradientXInput, Prediction, Saliency
-from attribution.batch import Batch, reproducible
+from attribution.batch import Batch, Needs, reproducible
 from attribution.explain import make_batch, resolve
 
 
@@ -40,7 +40,7 @@ def counted(linear):
 
 def a_batch(network, images, micro_batch=8, **options):
     ids = [str(n) for n in range(len(images))]
-    options = {"seed": 0, "with_gradients": True} | options
+    options = {"seed": 0, "needs": Needs(gradients=True)} | options
     return make_batch(network, images, ids, micro_batch, **options)
 
 
@@ -61,7 +61,7 @@ def test_three_methods_share_one_forward_and_one_backward_per_distinct_target(co
 
 
 def test_without_gradients_no_graph_is_kept(counted, some_images):
-    batch = a_batch(counted, some_images, with_gradients=False)
+    batch = a_batch(counted, some_images, needs=Needs())
     assert not batch.logits_NK.requires_grad
     assert batch.logits_NK is not None
     assert counted.counts == {"forward": 1, "backward": 0}

@@ -25,7 +25,7 @@ from torch import nn
 
 from attribution import Layout, Method, Partial, Prediction, explain
 from attribution.arrays import Channels
-from attribution.batch import Batch, reproducible
+from attribution.batch import Batch, Needs, reproducible
 from attribution.explain import complete, make_batch
 from attribution.method import Targets
 from attribution.partials import Array
@@ -37,6 +37,9 @@ some_methods = settings(
     # The tests are inherited on purpose, and build what they need without fixtures.
     suppress_health_check=[HealthCheck.differing_executors],
 )
+
+
+NOTHING = Needs()
 
 
 class MethodConformance:
@@ -174,7 +177,7 @@ class MethodConformance:
     def test_results_do_not_depend_on_the_methods_that_share_the_batch(self, data):
         method = data.draw(self.methods)
         alone = self._complete(method, self._partial(method))
-        batch = self._batch(method, with_gradients=True)
+        batch = self._batch(method, needs=Needs(gradients=True))
         with reproducible():
             for other in (Prediction(), method):
                 partial = other.partial(batch, self.targets(len(batch)))
@@ -318,7 +321,7 @@ class MethodConformance:
         return Layout(self.image_shape, self.classes, targets=2, channels=channels)
 
     def _batch(
-        self, method: Method, present: Array | None = None, *, with_gradients: bool = False
+        self, method: Method, present: Array | None = None, *, needs: Needs = NOTHING
     ) -> Batch:
         images = self.images(self.micro_batch)
         if present is not None:
@@ -329,7 +332,7 @@ class MethodConformance:
             [f"object {n}" for n in range(self.micro_batch)],
             self.micro_batch,
             seed=self.seed,
-            with_gradients=with_gradients or method.needs_gradient_at_images,
+            needs=needs | method.needs,
             present_N=present,
         )
 

@@ -1,0 +1,74 @@
+"""What a network must be like for a job to make sense, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from attribution.layers import Shape, layer_shapes
+from attribution.memory import bytes_per_row
+from training.checkpoints import network_digest
+
+from .errors import RefusedError
+from .work.attribution import AttributionWorkload
+from .work.network import open_network
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a plan needs to know of a network."""
+
+    sha256: str
+    """Digest of its architecture and weights."""
+    layers: Mapping[str, Shape]
+    """Shapes of the outputs of the layers that methods name."""
+    row_bytes: int
+    """Memory for each row of a pass."""
+
+
+def inspect_network(workload: AttributionWorkload) -> NetworkFacts:
+    """Load the network as a replica will, and check that every method makes sense on it.
+
+    Raises
+    ------
+    RefusedError
+        With the reason and the cure.
+    """
+    job = workload.job
+    network = open_network(job.network, workload.image_shape[0], job.execution.precision)
+    _check_network(network, workload)
+    layers: dict[str, Shape] = {}
+    for number, request in enumerate(workload.requests[1:]):
+        method = request.method
+        try:
+            layers |= layer_shapes(network, workload.image_shape, method.needs.layers)
+            method.check(network, replace(workload, layers=layers).layout(request))
+        except ValueError as error:
+            raise RefusedError(f"methods[{number}] ({method.name}): {error}") from error
+    _, backward = replace(workload, layers=layers).passes
+    row_bytes = bytes_per_row(network, workload.image_shape, gradients=backward > 0)
+    return NetworkFacts(network_digest(network), layers, row_bytes)
+
+
+def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
+    """Refuse a network that does not take the image shape or give the classes."""
+    dtype = next(network.parameters(), torch.zeros(())).dtype
+    shape = workload.image_shape
+    try:
+        with torch.inference_mode():
+            logits = network(torch.zeros((1, *shape), dtype=dtype))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RefusedError(
+            f"network: it does not accept images of shape {shape}: {reason}; "
+            "set network.preprocess.size to the size it was trained at"
+        ) from error
+    classes = len(workload.job.network.classes)
+    if tuple(logits.shape) != (1, classes):
+        raise RefusedError(
+            f"network: its output has shape {tuple(logits.shape)} for one image, expected "
+            f"(1, {classes}); make network.classes agree with the network"
+        )
