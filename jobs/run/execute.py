@@ -8,22 +8,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.ledger import Lease, Ledger
+from cluster.ledger import Ledger
 from cluster.pool import Pool
 from cluster.unit import UnitKey, WorkUnit
 from cluster.workload import Workload
 
 from ..plan import Plan
-from .events import (
-    Event,
-    EventLog,
-    RunEnded,
-    RunFinished,
-    RunStarted,
-    Subscriber,
-    UnitCommitted,
-    announce,
-)
+from .driver import driving
+from .events import Event, RunFinished, RunStarted, Subscriber, UnitCommitted, announce
 from .folder import check_same, create_run, finalise
 from .status import MANIFEST, STORE, read_status
 
@@ -101,21 +93,12 @@ def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] =
         If another driver works on it.
     """
     run = Path(plan.job.output)
-    if (run / MANIFEST).exists() and check_same(run, plan).get("results_digest"):
-        return run
-    lease = Lease(run / "ledger")
-    lease.acquire()
-    try:
+    if (run / MANIFEST).exists():
+        manifest = check_same(run, plan.job, plan.digests, plan.device)
+        if manifest.get("results_digest"):
+            return run
+    with driving(run, subscribers) as everyone:
         if not (run / MANIFEST).exists():
             create_run(run, plan)
-        driver = _Driver(run, plan, (EventLog(run / "events.jsonl"), *subscribers))
-        try:
-            driver.work(open_pool)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            reason = str(error) or type(error).__name__
-            announce(RunEnded("stopped" if stopped else "failed", reason), driver.subscribers)
-            raise
-    finally:
-        lease.release()
+        _Driver(run, plan, everyone).work(open_pool)
     return run

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from ..plan import Plan
 from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
 from .catalogue import COMPLETE, QUARANTINED, write_catalogue
+from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, read_manifest, utc_now
 
 _STATUS_CHUNK = 1 << 20
@@ -43,12 +42,7 @@ def create_run(run: Path, plan: Plan) -> None:
     RefusedError
         If the folder holds something else.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    foreign = sorted({entry.name for entry in run.iterdir()} - _OURS)
-    if foreign:
-        raise RefusedError(
-            f"output: {run} holds {foreign[0]!r}, which is no part of a run; give a new folder"
-        )
+    refuse_foreign_files(run, _OURS)
     shutil.rmtree(run / STORE, ignore_errors=True)
     write_file(run / "job.yaml", dump_job(plan.job).encode())
     _write_template(run / STORE, plan)
@@ -66,11 +60,28 @@ def create_run(run: Path, plan: Plan) -> None:
         "versions": versions(),
         **plan.facts,
     }
-    write_file(run / MANIFEST, _json(manifest))
+    write_manifest(run, manifest)
 
 
-def check_same(run: Path, plan: Plan) -> dict[str, Any]:
-    """Compare a run with a plan, and return the run's manifest.
+def write_manifest(run: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a run's manifest, whole or not at all."""
+    write_file(run / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def refuse_foreign_files(run: Path, ours: Collection[str]) -> None:
+    """Make the folder of a new run; refuse one that holds something else."""
+    run.mkdir(parents=True, exist_ok=True)
+    foreign = sorted({entry.name for entry in run.iterdir()} - set(ours))
+    if foreign:
+        raise RefusedError(
+            f"output: {run} holds {foreign[0]!r}, which is no part of a run; give a new folder"
+        )
+
+
+def check_same(
+    run: Path, job: JobSpec, digests: Mapping[str, str], device: str = "cpu"
+) -> dict[str, Any]:
+    """Compare a run with what shall go on in its folder, and return the run's manifest.
 
     Raises
     ------
@@ -78,14 +89,12 @@ def check_same(run: Path, plan: Plan) -> dict[str, Any]:
         If spec, network, survey, code or device changed, by name.
     """
     manifest = read_manifest(run)
-    changed = [
-        part for part, digest in plan.digests.items() if manifest["digests"].get(part) != digest
-    ]
-    if manifest["device"] != plan.device:
+    changed = [part for part, digest in digests.items() if manifest["digests"].get(part) != digest]
+    if manifest["device"] != device:
         changed.append("device")
     if not changed:
         return manifest
-    details = _spec_changes(run, plan.job) if "spec" in changed else []
+    details = _spec_changes(run, job) if "spec" in changed else []
     raise RefusedError(
         f"{run}: {', '.join(changed)} changed since this run began"
         f"{' (' + '; '.join(details) + ')' if details else ''}; "
@@ -119,7 +128,7 @@ def finalise(run: Path, plan: Plan) -> str:
         raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
     failures.sort(key=lambda failure: failure.index)
     _write_status(run / STORE, plan.units.objects, failures)
-    write_file(run / QUARANTINE, _quarantine(failures, plan))
+    write_file(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
     with warnings.catch_warnings():
         # Readers without consolidated metadata open the store as well.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
@@ -127,7 +136,7 @@ def finalise(run: Path, plan: Plan) -> str:
     sync_tree(run / STORE)
     digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
     manifest = {**read_manifest(run), "results_digest": digest, "finished": utc_now()}
-    write_file(run / MANIFEST, _json(manifest))
+    write_manifest(run, manifest)
     return digest
 
 
@@ -184,22 +193,11 @@ def _write_status(store: Path, objects: int, failures: list[ObjectFailure]) -> N
     status[:] = values
 
 
-def _quarantine(failures: list[ObjectFailure], plan: Plan) -> bytes:
+def _with_units(failures: list[ObjectFailure], plan: Plan) -> Iterable[tuple[str, ObjectFailure]]:
     by_plan = {failure.index for failure in plan.failures}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "unit", "code", "reason"])
     for failure in failures:
         number = failure.index // plan.units.unit_objects
-        unit = "plan" if failure.index in by_plan else str(plan.units[number])
-        row = (failure.id, unit, failure.code, failure.reason)
-        writer.writerow([_harmless(cell) for cell in row])
-    return text.getvalue().encode()
-
-
-def _harmless(cell: str) -> str:
-    """Keep spreadsheets from reading a cell as a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
+        yield BY_PLAN if failure.index in by_plan else str(plan.units[number]), failure
 
 
 def _receipt_digest(receipt: Receipt) -> bytes:
@@ -214,7 +212,3 @@ def _spec_changes(run: Path, job: JobSpec) -> list[str]:
         for path in [*before, *(path for path in after if path not in before)]
         if before.get(path) != after.get(path)
     ]
-
-
-def _json(data: dict[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2) + "\n").encode()

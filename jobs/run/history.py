@@ -1,0 +1,17 @@
+"""How far a training run is: the rows of its history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HISTORY = "history.csv"
+"""One row per epoch that is done; written anew, whole, after each."""
+
+
+def epochs_done(run: Path) -> int:
+    """Count the epochs that are done, from the run folder alone."""
+    try:
+        rows = (run / HISTORY).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return 0
+    return max(0, len(rows) - 1)

@@ -1,0 +1,28 @@
+"""The list of objects that have no results, and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+from cluster.unit import ObjectFailure
+
+BY_PLAN = "plan"
+"""In place of a unit: the object was refused before the work began."""
+
+
+def quarantine_csv(failures: Iterable[tuple[str, ObjectFailure]]) -> bytes:
+    """Return the quarantine list of (unit, failure) pairs as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "unit", "code", "reason"])
+    for unit, failure in failures:
+        row = (failure.id, unit, failure.code, failure.reason)
+        writer.writerow([_harmless(cell) for cell in row])
+    return text.getvalue().encode()
+
+
+def _harmless(cell: str) -> str:
+    """Keep spreadsheets from reading a cell as a formula."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell

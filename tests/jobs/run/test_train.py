@@ -1,0 +1,322 @@
+"""Training runs: what they leave, how they go on after a kill, what they refuse and leave out."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+
+from cluster.errors import RunBusyError
+from cluster.ledger import Lease
+from cluster.pool import SerialPool
+from jobs.errors import RefusedError
+from jobs.plan import plan_job
+from jobs.run.events import EpochEnded, RunEnded, RunFinished, RunStarted
+from jobs.run.execute import execute
+from jobs.run.status import read_status
+from jobs.run.train import TrainingFailedError, train
+from jobs.specs.load import load_job
+from training.checkpoints import load_card
+from training.simulation import CLASSES
+
+SIMULATION = """
+kind: simulation
+name: survey
+preset: A
+objects: 48
+shard_objects: 48
+output: survey
+"""
+TRAINING = """
+kind: training
+name: train
+survey: {format: simulated, path: survey}
+options: {width: 4}
+classes: [smooth, spiral, barred, edge_on]
+preprocess: {size: 32, stretch: asinh, scale: 0.1}
+fit: {epochs: 4, batch_size: 8, patience: 100}
+output: train
+"""
+ATTRIBUTION = """
+kind: attribution
+name: why
+survey: {format: simulated, path: survey}
+network:
+  architecture: occulta:small_cnn
+  options: {width: 4}
+  weights: train/weights.safetensors
+  classes: [smooth, spiral, barred, edge_on]
+  preprocess: {size: 32, stretch: asinh, scale: 0.1}
+methods:
+  - {method: gradient_x_input}
+output: why
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    for name, text in (("simulation", SIMULATION), ("train", TRAINING), ("why", ATTRIBUTION)):
+        (folder / f"{name}.yaml").write_text(text)
+    execute(plan_job(load_job(folder / "simulation.yaml")), SerialPool)
+    train(load_job(folder / "train.yaml"))
+    return folder
+
+
+def job_of(folder, *changes, output):
+    return load_job(folder / "train.yaml", [*changes, f"output={output}"])
+
+
+def weights(run):
+    return hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def states(run):
+    lines = (run / "events.jsonl").read_text().splitlines()
+    return [event["event"] for event in map(json.loads, lines)]
+
+
+def test_a_run_leaves_weights_card_history_and_an_empty_quarantine(folder):
+    run = folder / "train"
+    card = load_card(run / "card.json")
+    assert card.sha256 == weights(run)
+    assert card.classes == CLASSES
+    assert card.options == {"width": 4}
+    assert card.preprocess["size"] == 32
+    assert 0.0 <= card.metrics["test_accuracy"] <= 1.0
+    with (run / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert (run / "quarantine.csv").read_text() == "id,unit,code,reason\n"
+    status = read_status(run)
+    assert (status.state, status.kind) == ("complete", "training")
+    assert (status.objects["total"], status.units["total"]) == (48, 4)
+    assert states(run) == ["RunStarted", *["EpochEnded"] * 4, "RunFinished"]
+
+
+def test_the_weights_load_into_an_attribution_job(folder):
+    run = execute(plan_job(load_job(folder / "why.yaml")), SerialPool)
+    results = zarr.open_group(run / "results.zarr", mode="r")
+    assert np.isfinite(results["prediction/logit"][...]).all()
+    digest = json.loads((run / "manifest.json").read_text())["digests"]["network"]
+    other = folder / "other"
+    train(job_of(folder, "fit.seed=1", output=other))
+    change = [f"network.weights={other}/weights.safetensors", f"output={folder}/why2"]
+    assert plan_job(load_job(folder / "why.yaml", change)).digests["network"] != digest
+
+
+def test_the_same_job_gives_the_same_weights(folder, tmp_path):
+    assert weights(train(job_of(folder, output=tmp_path / "a"))) == weights(folder / "train")
+    other = train(job_of(folder, "fit.seed=1", output=tmp_path / "b"))
+    assert weights(other) != weights(folder / "train")
+
+
+def test_a_complete_run_is_left_alone(folder):
+    run = folder / "train"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    told = []
+    assert train(load_job(folder / "train.yaml"), [told.append]) == run
+    assert told == []
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path):
+    def stop(event):
+        if isinstance(event, EpochEnded) and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    job = job_of(folder, output=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(job, [stop])
+    assert read_status(tmp_path / "run").state == "stopped"
+    told = []
+    run = train(job, [told.append])
+    started, *epochs, finished = told
+    assert isinstance(started, RunStarted)
+    assert (started.units, started.committed, started.objects) == (4, 2, 48)
+    assert [event.epoch for event in epochs] == [3, 4]
+    assert isinstance(finished, RunFinished)
+    assert read_status(run).state == "complete"
+    assert weights(run) == weights(folder / "train")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(folder, tmp_path):
+    run = tmp_path / "run"
+    changes = ["fit.epochs=30"]
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "run"]
+    command += [str(folder / "train.yaml"), "--out", str(run), "--set", *changes]
+    driver = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (run / "history.csv").exists():
+            assert time.monotonic() < end, "no epoch ended"
+            assert driver.poll() is None, "the driver ended"
+            time.sleep(0.01)
+        os.kill(driver.pid, signal.SIGKILL)
+    finally:
+        driver.wait(60)
+    assert not (run / "weights.safetensors").exists()
+    assert read_status(run).state == "interrupted"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    epochs = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    numbers = [event["epoch"] for event in epochs if event["event"] == "EpochEnded"]
+    # The event of the epoch in which the kill came may be missing, its checkpoint not.
+    assert len(numbers) in (29, 30)
+    assert sorted(set(numbers)) == numbers
+    whole = train(job_of(folder, *changes, output=tmp_path / "whole"))
+    assert weights(run) == weights(whole)
+    assert (run / "card.json").read_bytes() == (whole / "card.json").read_bytes()
+    assert (run / "history.csv").read_text().count("\n") == 31
+
+
+def test_a_spec_that_changed_is_refused_by_name(folder):
+    run = folder / "train"
+    with pytest.raises(RefusedError, match=r"spec changed .*\(fit\.epochs: 4 -> 5\)") as caught:
+        train(job_of(folder, "fit.epochs=5", output=run))
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_survey_that_changed_is_refused_by_name(folder, cutouts, tmp_path):
+    (tmp_path / "cutouts").mkdir()
+    for source in cutouts.glob("*.fits"):
+        (tmp_path / "cutouts" / source.name).write_bytes(source.read_bytes())
+    survey = survey_of(cutouts, "good").replace(f"path: {cutouts},", f"path: {tmp_path}/cutouts,")
+    job = job_of(folder, survey, "fit.epochs=1", output=tmp_path / "run")
+    train(job)
+    os.utime(tmp_path / "cutouts/g3.fits", (1, 1))
+    with pytest.raises(RefusedError, match="run: survey changed since this run began; undo"):
+        train(job)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(folder, tmp_path):
+    run = tmp_path / "run"
+    told = []
+    with pytest.raises(TrainingFailedError, match=r"the loss is \S+ at epoch .*lower") as caught:
+        train(job_of(folder, "fit.learning_rate=1e30", output=run), [told.append])
+    assert caught.value.exit_code == 5
+    assert "\n" not in str(caught.value)
+    assert str(run) in str(caught.value)
+    assert isinstance(told[-1], RunEnded)
+    assert read_status(run).state == "failed"
+    assert not (run / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("classes=[smooth, spirl]", r"no object of .* is a 'spirl'; did you mean 'spiral'\?"),
+        ("classes=[smooth, xyz]", r"'xyz'; there are barred, edge_on, smooth, spiral"),
+        ("architecture=torchvision:resnet19", r"resnet19.*did you mean 'torchvision:resnet1"),
+        ("options={widht: 4}", "options .* are refused"),
+        ("fit.batch_size=4096", "training set has 3. images, it needs 4096"),
+        ("validation=0.9", "0.9 and 0.15 leave nothing to train on"),
+        ("preprocess.mean=[1.0, 1.0]", "2 are expected.*preprocess.mean"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_run_is_made(folder, tmp_path, change, message):
+    with pytest.raises(RefusedError, match=message) as caught:
+        train(job_of(folder, change, output=tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "job.yaml").exists()
+    assert not (tmp_path / "run" / "events.jsonl").exists()
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RefusedError, match=r"holds 'thesis\.tex'"):
+        train(job_of(folder, output=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_driver_is_kept_out_and_leaves_no_trace(folder, tmp_path):
+    lease = Lease(tmp_path / "run/ledger")
+    lease.acquire()
+    try:
+        with pytest.raises(RunBusyError):
+            train(job_of(folder, output=tmp_path / "run"))
+    finally:
+        lease.release()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["ledger"]
+
+
+@pytest.fixture(scope="module")
+def cutouts(folder, tmp_path_factory):
+    """The survey as FITS files, whole and with four objects that can't be used."""
+    from astropy.io import fits
+
+    place = tmp_path_factory.mktemp("cutouts")
+    survey = zarr.open_group(folder / "survey/results.zarr", mode="r")
+    labels = [str(label) for label in survey["catalogue/label"][...]]
+    rows = ["id,ra,dec,label"]
+    for n, label in enumerate(labels):
+        fits.writeto(place / f"g{n}.fits", np.asarray(survey["cutout/image"][n], dtype=">f4"))
+        rows.append(f"g{n},{361 if n == 11 else n},2,{label}")
+    truncated = place / "g2.fits"
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    (place / "g5.fits").unlink()
+    spoilt = np.asarray(survey["cutout/image"][7], dtype=">f4")
+    fits.writeto(place / "g7.fits", np.full_like(spoilt, np.nan), overwrite=True)
+    bad = (2, 5, 7, 11)
+    (place / "all.csv").write_text("\n".join(rows) + "\n")
+    good = [row for n, row in enumerate(rows) if n - 1 not in bad]
+    (place / "good.csv").write_text("\n".join(good) + "\n")
+    return place
+
+
+def survey_of(cutouts, catalogue):
+    return f"survey={{format: fits, path: {cutouts}, catalogue: {cutouts}/{catalogue}.csv}}"
+
+
+def test_objects_that_cant_be_read_are_quarantined_and_change_nothing(folder, cutouts, tmp_path):
+    run = train(job_of(folder, survey_of(cutouts, "all"), output=tmp_path / "all"))
+    with (run / "quarantine.csv").open() as file:
+        found = {row["id"]: (row["unit"], row["code"]) for row in csv.DictReader(file)}
+    assert found == {
+        "g2": ("plan", "truncated_file"),
+        "g5": ("plan", "missing_file"),
+        "g7": ("plan", "no_finite_pixels"),
+        "g11": ("plan", "bad_coordinates"),
+    }
+    status = read_status(run)
+    assert (status.objects["total"], status.objects["quarantined"]) == (48, 4)
+    clean = train(job_of(folder, survey_of(cutouts, "good"), output=tmp_path / "good"))
+    assert read_status(clean).objects["quarantined"] == 0
+    assert weights(run) == weights(clean)
+
+
+def test_cutouts_of_another_shape_are_quarantined_unless_resized(folder, cutouts, tmp_path):
+    from astropy.io import fits
+
+    for name in (f"g{n}" for n in range(48)):
+        source = cutouts / f"{name}.fits"
+        if source.exists():
+            (tmp_path / f"{name}.fits").write_bytes(source.read_bytes())
+    fits.writeto(tmp_path / "g3.fits", np.ones((3, 40, 40), dtype=">f4"), overwrite=True)
+    survey = survey_of(cutouts, "good").replace(f"path: {cutouts},", f"path: {tmp_path},")
+    native = ("preprocess={stretch: asinh, scale: 0.1}", "fit.epochs=1")
+    run = train(job_of(folder, survey, *native, output=tmp_path / "native"))
+    assert "g3,plan,wrong_shape," in (run / "quarantine.csv").read_text()
+    run = train(job_of(folder, survey, "fit.epochs=1", output=tmp_path / "resized"))
+    assert "g3" not in (run / "quarantine.csv").read_text()
+
+
+def test_objects_of_other_classes_are_no_part_of_the_run(folder, tmp_path):
+    run = train(
+        job_of(folder, "classes=[smooth, spiral]", "fit.batch_size=4", output=tmp_path / "run")
+    )
+    survey = zarr.open_group(folder / "survey/results.zarr", mode="r")
+    labels = [str(label) for label in survey["catalogue/label"][...]]
+    expected = sum(label in ("smooth", "spiral") for label in labels)
+    assert read_status(run).objects["total"] == expected < 48
