@@ -27,6 +27,7 @@ from attribution import Layout, Method, Partial, Prediction, explain
 from attribution.arrays import Channels
 from attribution.batch import Batch, Needs, reproducible
 from attribution.explain import complete, make_batch
+from attribution.layers import layer_shapes
 from attribution.method import Targets
 from attribution.partials import Array
 
@@ -49,6 +50,8 @@ class MethodConformance:
     """Draws the method under test; several blocks of ``micro_batch`` parts should be likely."""
     image_shape: ClassVar[tuple[int, int, int]] = (2, 9, 8)
     classes: ClassVar[int] = 5
+    layers: ClassVar[tuple[str, ...]] = ()
+    """Layers that the drawn methods may need."""
     micro_batch: ClassVar[int] = 4
     seed: ClassVar[int] = 7
 
@@ -203,7 +206,7 @@ class MethodConformance:
             assert json.loads(json.dumps(dict(spec.attributes))) == dict(spec.attributes)
             # The network's own output follows no one's definition.
             assert spec.convention or isinstance(method, Prediction)
-            if spec.is_map:
+            if spec.is_map and spec.dims[-1] == "x":
                 assert spec.dims == layout.map_dims
                 assert spec.attributes["channels"] == channels
 
@@ -318,7 +321,8 @@ class MethodConformance:
         _same_arrays(self._complete(method, partial, batch=batch), kept)
 
     def _layout(self, channels: Channels = "sum") -> Layout:
-        return Layout(self.image_shape, self.classes, targets=2, channels=channels)
+        layers = layer_shapes(self.network().eval(), self.image_shape, self.layers)
+        return Layout(self.image_shape, self.classes, 2, channels, layers)
 
     def _batch(
         self, method: Method, present: Array | None = None, *, needs: Needs = NOTHING
