@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from cluster.errors import RunBusyError
@@ -23,7 +24,9 @@ from jobs.run.execute import execute
 from jobs.run.status import read_status
 from jobs.run.train import TrainingFailedError, train
 from jobs.specs.load import load_job
-from training.checkpoints import load_card
+from training.checkpoints import load_card, load_weights
+from training.fit import predict_logits
+from training.networks import build
 from training.simulation import CLASSES
 
 SIMULATION = """
@@ -111,7 +114,33 @@ def test_the_weights_load_into_an_attribution_job(folder):
     assert plan_job(load_job(folder / "why.yaml", change)).digests["network"] != digest
 
 
+def test_outputs_are_in_the_order_of_the_classes(folder, tmp_path):
+    from astropy.io import fits
+
+    (tmp_path / "cutouts").mkdir()
+    random = np.random.default_rng(0)
+    lines = ["id,label"]
+    for n in range(48):
+        label = ("faint", "bright", "blank")[n % 3]
+        level = {"faint": 0.2, "bright": 1.0, "blank": 0.0}[label]
+        image = random.normal(scale=0.02, size=(3, 32, 32))
+        image[:, 8:24, 8:24] += level
+        fits.writeto(tmp_path / f"cutouts/g{n}.fits", image.astype(">f4"))
+        lines.append(f"g{n},{label}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    survey = f"survey={{format: fits, path: {tmp_path}/cutouts, catalogue: {tmp_path}/table.csv}}"
+    changes = (survey, "classes=[faint, bright, blank]", "fit.epochs=20", "options={dropout: 0.0}")
+    run = train(job_of(folder, *changes, output=tmp_path / "run"))
+    network = build("occulta:small_cnn", 3, 3, {"dropout": 0.0})
+    load_weights(network, run / "weights.safetensors")
+    images = np.stack([fits.getdata(tmp_path / f"cutouts/g{n}.fits") for n in range(3)])
+    logits = predict_logits(network, np.arcsinh(images / 0.1).astype(np.float32))
+    assert logits.argmax(axis=1).tolist() == [0, 1, 2]
+    assert load_card(run / "card.json").metrics["test_recall"] == [1.0, 1.0, 1.0]
+
+
 def test_the_same_job_gives_the_same_weights(folder, tmp_path):
+    torch.manual_seed(99)  # nothing may depend on the process's own generator
     assert weights(train(job_of(folder, output=tmp_path / "a"))) == weights(folder / "train")
     other = train(job_of(folder, "fit.seed=1", output=tmp_path / "b"))
     assert weights(other) != weights(folder / "train")
