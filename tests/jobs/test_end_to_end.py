@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -254,19 +255,23 @@ def test_a_changed_survey_is_refused(run, survey):
     assert line.startswith(f"occulta: {run}: survey changed since this run began; ")
 
 
-def test_maps_count_as_numpy_does_and_healpy_reads_them(run, survey):
+@pytest.fixture(scope="module")
+def map_files(run, survey):
     done = occulta("maps", "runs/my-survey", "--json", cwd=survey.folder)
     assert (done.returncode, done.stderr) == (0, "")
-    files = [Path(file) for file in json.loads(done.stdout)["files"]]
-    assert all(file.exists() for file in files)
+    return [Path(file) for file in json.loads(done.stdout)["files"]]
+
+
+def test_maps_count_as_numpy_does_and_healpy_reads_them(run, survey, map_files):
+    assert all(file.exists() for file in map_files)
     good = survey.table.iloc[GOOD]
-    cell = healpy.ang2pix(NSIDE, good["ra"], good["dec"], nest=True, lonlat=True)
+    cell = healpy.ang2pix(NSIDE, *good_places(survey), nest=True, lonlat=True)
     expected = np.bincount(cell, minlength=12 * NSIDE**2)
     maps = xr.open_datatree(run / "maps/maps.zarr", engine="zarr")
     count = np.zeros_like(expected)
     count[maps["healpix/cell_ids"].values] = maps["healpix/count"].values
     assert count.tolist() == expected.tolist()
-    (sky,) = [file for file in files if file.suffix == ".fits"]
+    (sky,) = [file for file in map_files if file.suffix == ".fits"]
     read = healpy.read_map(sky, nest=True, field=0)
     assert np.where(np.isfinite(read) & (read > 0), read, 0).tolist() == expected.tolist()
     stacks = maps["mean_attribution/integrated_gradients"]
@@ -287,6 +292,26 @@ def test_the_report_names_run_and_objects(run, survey):
     assert survey.table["dr8_id"][GOOD[1]] in html
     assert f"<td>{survey.table['dr8_id'][CUT]}</td>" in html  # the quarantined, with their reasons
     assert "has 100000 bytes where its header needs 604992" in html
+
+
+def test_the_tutorials_notebook_runs(run, survey, map_files, tmp_path):
+    text = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    checks = "assert hidden.shape == (1, 224, 224)\nassert int(good.sum()) == 8\n"
+    (tmp_path / "notebook.py").write_text("\n".join(blocks) + checks)
+    command = [sys.executable, tmp_path / "notebook.py"]
+    done = subprocess.run(command, cwd=survey.folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "smooth" in done.stdout
+    assert "{'y': 224, 'x': 224} logit" in done.stdout
+    cells = len(set(healpy.ang2pix(NSIDE, *good_places(survey), nest=True, lonlat=True)))
+    assert done.stdout.endswith(f"8 objects in {cells} cells\n")
+
+
+def good_places(survey):
+    good = survey.table.iloc[GOOD]
+    return good["ra"], good["dec"]
 
 
 @pytest.mark.slow
