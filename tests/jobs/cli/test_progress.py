@@ -1,0 +1,130 @@
+"""Progress on a terminal and in a log: readable with several runs, honest about the time left."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from jobs.cli.progress import Progress
+from jobs.run.events import EpochEnded, RunEnded, RunFinished, RunStarted, UnitCommitted
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def started(kind="attribution", name="why-a", units=20, committed=0, objects=400):
+    return RunStarted(f"/runs/{name}", kind, units, committed, objects, 2)
+
+
+def unit(objects=20):
+    return UnitCommitted("key", objects, 0, 1.0, "worker", 1)
+
+
+def epoch(number):
+    return EpochEnded(number, 1.0, 1.0, 0.5, 0.5)
+
+
+def finished():
+    return RunFinished(400, 0, 1.0)
+
+
+def lines_of(events, seconds=3.0, width=40):
+    """What a log receives; each event takes some seconds."""
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=False, width=width)
+    with Progress(console, clock) as progress:
+        for event in events:
+            progress(event)
+            clock.now += seconds
+    return file.getvalue().splitlines()
+
+
+def test_a_log_gets_a_plain_line_every_tenth_with_the_time_left():
+    lines = lines_of([started(), *[unit()] * 20, finished()])
+    assert lines[0] == "attribution why-a: 0 of 400 objects"
+    assert lines[1] == "attribution why-a: 40 of 400 objects (10%), 0:00:54 left"
+    assert lines[9] == "attribution why-a: 360 of 400 objects (90%), 0:00:06 left"
+    assert lines[10] == "attribution why-a: complete after 0:01:03"
+    assert len(lines) == 11
+
+
+def test_a_log_has_no_control_characters():
+    text = "\n".join(lines_of([started(), *[unit()] * 20, finished()]))
+    assert re.findall(r"[^\x20-\x7e\n]", text) == []
+
+
+def test_large_units_give_one_line_each_and_a_short_last_one_no_more_than_all():
+    lines = lines_of([started(units=3, objects=250), unit(100), unit(100), unit(50), finished()])
+    assert [line.split(": ")[1].split(" of")[0] for line in lines[:3]] == ["0", "100", "200"]
+    assert len(lines) == 4
+
+
+def test_a_resumed_run_counts_what_was_done_but_not_its_time():
+    lines = lines_of([started(committed=10), *[unit()] * 2])
+    assert lines == [
+        "attribution why-a: 200 of 400 objects",
+        "attribution why-a: 240 of 400 objects (60%), 0:00:24 left",
+    ]
+
+
+def test_runs_follow_one_another_under_their_own_names():
+    first = [started("simulation", "survey-a", 1, 0, 100), unit(100), finished()]
+    lines = lines_of([*first, started("training", "net", 4, 0, 999), epoch(1), epoch(2)])
+    assert lines[0].startswith("simulation survey-a: 0 of 100 objects")
+    assert lines[1].startswith("simulation survey-a: complete")
+    assert lines[2:] == [
+        "training net: 0 of 4 epochs",
+        "training net: 1 of 4 epochs (25%), 0:00:09 left",
+        "training net: 2 of 4 epochs (50%), 0:00:06 left",
+    ]
+
+
+def test_a_run_that_fails_is_not_called_complete():
+    lines = lines_of([started(), unit(), RunEnded("failed", "x"), unit(), epoch(3)])
+    assert lines == ["attribution why-a: 0 of 400 objects"]
+
+
+def test_events_before_a_run_are_ignored():
+    assert lines_of([unit(), epoch(1), finished()]) == []
+
+
+def test_a_terminal_keeps_one_bar_for_each_run():
+    file = io.StringIO()
+    with Progress(Console(file=file, force_terminal=True, width=120)) as progress:
+        for event in [
+            *(started("simulation", "survey-a", 2, 0, 100), unit(50), unit(50), finished()),
+            *(started("training", "net", 8, 2, 999), epoch(3), epoch(4), finished()),
+            *(started(committed=10), unit()),
+            started(name="resumed", committed=10),
+            *(started(name="short", units=3, committed=1, objects=250), unit(100), unit(100)),
+        ]:
+            progress(event)
+        progress.say("between the [bars]")
+    assert "\x1b[" in file.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    last = dict(re.findall(r"(\w+ [\w-]+) [^\n\d]*(\d+/\d+ +\w+)", text))
+    assert {name: " ".join(done.split()) for name, done in last.items()} == {
+        "simulation survey-a": "100/100 objects",
+        "training net": "4/4 epochs",
+        "attribution why-a": "220/400 objects",
+        "attribution resumed": "200/400 objects",
+        "attribution short": "250/250 objects",
+    }
+    assert "between the [bars]" in text
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_variable_alone_does_not_make_stderr_a_terminal(monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, "1")
+    with Progress() as progress:
+        progress(started())
+        progress(unit(200))
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "\x1b" not in error
+    assert "200 of 400 objects (50%)" in error
