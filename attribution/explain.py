@@ -113,7 +113,7 @@ def explain(
             layout = Layout(image_shape, classes, targets_NT.shape[1], channels, layers)
             if start == 0:
                 method.check(model, layout)
-            partial = method.partial(batch, targets_NT)
+            partial = whole(method, batch, targets_NT)
             arrays = complete(method, partial, batch, targets_NT, layout)
             results.append({name: array[batch.present] for name, array in arrays.items()})
     kinds = {spec.name: spec.dtype for spec in method.arrays(layout)}
@@ -179,6 +179,12 @@ def complete(
             if spec.dims[:1] == ("target",):
                 arrays[spec.name][targets_NT == NO_TARGET] = np.nan
     return arrays
+
+
+def whole(method: Method, batch: Batch, targets_NT: Targets) -> Partial:
+    """Compute all parts of a method, once per batch: measures of quality need them too."""
+    request = (method, targets_NT.tobytes())
+    return batch.once(request, lambda: method.partial(batch, targets_NT))
 
 
 def resolve(

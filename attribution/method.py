@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,28 @@ class Method(ABC):
     """How each of the terms merges."""
     targeted: ClassVar[bool] = True
     """Whether results depend on a target class."""
+    job_types: ClassVar[Mapping[str, Any]] = {}
+    """Types of parameters in a job file, where they are not those of the dataclass."""
 
     @property
     def needs(self) -> Needs:
         """What this method reads from the pass over the images."""
         return Needs()
+
+    @property
+    def coordinates(self) -> Mapping[str, tuple[str, ...]]:
+        """Names along dimensions of the result arrays, by dimension."""
+        return {}
+
+    def bound(self, methods: Mapping[str, Method]) -> Method:
+        """Return this method with the methods of its job in the place of their names.
+
+        Raises
+        ------
+        ValueError
+            If a method that it names is not there.
+        """
+        return self
 
     def parts(self, image_shape: tuple[int, int, int]) -> int:
         """Count the parts that sum or join to the result for an image of this shape."""
