@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from .durable import sync_folder
 from .errors import RunBusyError, VerificationError
@@ -96,7 +96,7 @@ class Ledger:
                 for number, line in enumerate(file, start=1):
                     if not line.endswith(b"\n"):
                         break  # torn: the driver died while it was written
-                    yield Receipt.from_json(_parse(segment, number, line))
+                    yield _parse(segment, number, line)
 
     def append(self) -> LedgerWriter:
         """Open a new segment for writing; the caller holds the run's lease."""
@@ -139,13 +139,11 @@ class LedgerWriter:
         os.fsync(self._descriptor)
 
 
-def _parse(segment: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse(segment: Path, number: int, line: bytes) -> Receipt:
     try:
-        data = json.loads(line)
-    except ValueError as error:
+        return Receipt.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
         raise VerificationError(
             f"{segment}: line {number} is damaged; restore the file from a backup, or start the "
             "run anew in an empty folder"
         ) from error
-    assert isinstance(data, dict)
-    return data

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,8 +49,11 @@ def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]
         If the cluster at ``address`` can't be reached.
     """
     folder = tempfile.mkdtemp(prefix="occulta-")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     common = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "occulta"}
     try:
+        if address is not None:
+            _check_reachable(address)
         with contextlib.chdir(folder):
             if address is None:
                 ray.init(
@@ -61,17 +66,26 @@ def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]
                 )
             else:
                 ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ClusterLostError(
             f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}; "
             "check the address and that the cluster runs"
         ) from error
+    # Ray sets a handler of its own, which ends the process with a stack of C++ frames.
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Connect once: Ray itself would try for minutes, with a line for each attempt."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _ReplicaActor:

@@ -17,8 +17,8 @@ from cluster.unit import ObjectFailure, UnitGrid
 from cluster.workload import Workload
 
 from .errors import RefusedError
-from .preflight import inspect_network
-from .run.status import STORE
+from .preflight import check_group_by, check_targets, inspect_network
+from .run.status import STORE, check_vacant
 from .specs.jobs import AttributionJob, JobSpec, SimulationJob
 from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
@@ -60,6 +60,8 @@ class Plan:
     """Objects that are worked on together."""
     row_bytes: int = 0
     """Memory for each of the rows of a pass, at most `micro_batch`."""
+    missing_files: int = 0
+    """Objects whose file is not there."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the manifest."""
 
@@ -100,6 +102,7 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
     """
     if not job.output or "://" in job.output:
         raise RefusedError(f"output: {job.output!r} is no local folder; give one")
+    check_vacant(Path(job.output))
     if isinstance(job, AttributionJob):
         return _plan_attribution(job, gpus)
     if isinstance(job, SimulationJob):
@@ -120,7 +123,10 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     execution = job.execution.model_copy(update={"shard_objects": unit_objects})
     job = job.model_copy(update={"execution": execution})
     workload = replace(workload, job=job)
+    check_targets(workload, survey.catalogue)
+    check_group_by(job, survey.catalogue)
     replicas = job.execution.replicas
+    snapshot = survey.snapshot()
     return Plan(
         job,
         workload,
@@ -129,7 +135,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         {
             "spec": _spec_digest(job),
             "network": network.sha256,
-            "survey": survey.digest(),
+            "survey": snapshot.digest,
             "code": code_digest(),
         },
         device,
@@ -139,6 +145,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         workload.passes,
         job.execution.micro_batch,
         network.row_bytes,
+        snapshot.missing_files,
         {
             "classes": list(job.network.classes),
             "image_shape": list(workload.image_shape),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -13,6 +14,8 @@ from attribution.memory import bytes_per_row
 from training.checkpoints import network_digest
 
 from .errors import RefusedError
+from .specs.jobs import AttributionJob
+from .survey import Catalogue
 from .work.attribution import AttributionWorkload
 from .work.network import open_network
 
@@ -53,6 +56,52 @@ def inspect_network(workload: AttributionWorkload) -> NetworkFacts:
     return NetworkFacts(network_digest(network), layers, row_bytes)
 
 
+def check_targets(workload: AttributionWorkload, catalogue: Catalogue) -> None:
+    """Refuse to explain labels where no object has one that is a class.
+
+    Raises
+    ------
+    RefusedError
+        With the labels that there are.
+    """
+    classes = set(workload.job.network.classes)
+    for number, section in enumerate(workload.job.methods):
+        if "label" not in section.request().targets:
+            continue
+        labels = set(catalogue.table["label"].unique().to_pylist()) - {""}
+        if not labels:
+            raise RefusedError(
+                f"methods[{number}].targets: label is asked for, the catalogue has none; name its "
+                "column in survey.columns.label, or leave label out"
+            )
+        if not labels & classes:
+            shown = ", ".join(sorted(labels)[:5])
+            raise RefusedError(
+                f"methods[{number}].targets: no label of the catalogue ({shown}) is one of "
+                "network.classes; make them agree"
+            )
+
+
+def check_group_by(job: AttributionJob, catalogue: Catalogue) -> None:
+    """Refuse maps by a column that the catalogue does not have.
+
+    Raises
+    ------
+    RefusedError
+        With the text columns that there are.
+    """
+    columns = [
+        field.name
+        for field in catalogue.table.schema
+        if pa.types.is_string(field.type) and field.name not in ("id", "path")
+    ]
+    if job.maps.group_by not in ("predicted", *columns):
+        raise RefusedError(
+            f"maps.group_by: the catalogue has no text column {job.maps.group_by!r}; "
+            f"use predicted or one of {', '.join(columns)}"
+        )
+
+
 def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
     """Refuse a network that does not take the image shape or give the classes."""
     dtype = next(network.parameters(), torch.zeros(())).dtype
@@ -60,10 +109,11 @@ def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
     try:
         with torch.inference_mode():
             logits = network(torch.zeros((1, *shape), dtype=dtype))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # a user's own network may raise anything
         reason = " ".join(str(error).split())
         raise RefusedError(
-            f"network: it does not accept images of shape {shape}: {reason}; "
+            f"network: it does not accept images of shape {shape}: {type(error).__name__}: "
+            f"{reason}; "
             "set network.preprocess.size to the size it was trained at"
         ) from error
     classes = len(workload.job.network.classes)

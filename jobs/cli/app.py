@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,7 @@ def plan(
         "run": planned.job.output,
         "objects": objects,
         "quarantined": len(planned.failures),
+        "missing_files": planned.missing_files,
         "units": len(planned.units),
         "objects_per_unit": planned.units.unit_objects,
         "forward_passes": round(forward * objects),
@@ -200,11 +202,15 @@ def report(run_folder: RunFolder, partial: Partial = False, as_json: Json = Fals
 
 def main() -> None:
     """Run a command; end with the exit code that design section 3 promises."""
-    from cluster.errors import OccultaError
+    from cluster.errors import OccultaError, StorageError
 
+    # A full disk fails several writes at once, and zarr reports but the first of them.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    code = None
     try:
-        app(standalone_mode=False)
+        # After Ctrl-C, typer raises nothing and returns 130.
+        code = app(standalone_mode=False)
     except OccultaError as error:
         _fail(error, error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
@@ -212,7 +218,10 @@ def main() -> None:
     except typer.TyperException as error:
         _fail(error, 2)
     except OSError as error:
-        _fail(error, 7)
+        place = error.filename or "the run folder"
+        cure = "make room or mend the disk, then run the same command again"
+        _fail(StorageError(f"{place}: {error.strerror or error}; {cure}"), 7)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: Exception, code: int) -> None:

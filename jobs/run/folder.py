@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
 from .catalogue import COMPLETE, QUARANTINED, write_catalogue
 from .quarantine import BY_PLAN, quarantine_csv
-from .status import MANIFEST, QUARANTINE, STORE, read_manifest, utc_now
+from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest, utc_now
 
 _STATUS_CHUNK = 1 << 20
-_OURS = {"job.yaml", STORE, "ledger", "events.jsonl", MANIFEST}
 
 
 def create_run(run: Path, plan: Plan) -> None:
@@ -42,7 +41,8 @@ def create_run(run: Path, plan: Plan) -> None:
     RefusedError
         If the folder holds something else.
     """
-    refuse_foreign_files(run, _OURS)
+    check_vacant(run)
+    run.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run / STORE, ignore_errors=True)
     write_file(run / "job.yaml", dump_job(plan.job).encode())
     _write_template(run / STORE, plan)
@@ -66,16 +66,6 @@ def create_run(run: Path, plan: Plan) -> None:
 def write_manifest(run: Path, manifest: Mapping[str, Any]) -> None:
     """Write a run's manifest, whole or not at all."""
     write_file(run / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-def refuse_foreign_files(run: Path, ours: Collection[str]) -> None:
-    """Make the folder of a new run; refuse one that holds something else."""
-    run.mkdir(parents=True, exist_ok=True)
-    foreign = sorted({entry.name for entry in run.iterdir()} - set(ours))
-    if foreign:
-        raise RefusedError(
-            f"output: {run} holds {foreign[0]!r}, which is no part of a run; give a new folder"
-        )
 
 
 def check_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..errors import RefusedError
 
 MANIFEST, STORE, QUARANTINE = "manifest.json", "results.zarr", "quarantine.csv"
 """Names in a run folder."""
+BEGINNING = frozenset({"job.yaml", STORE, "ledger", "events.jsonl"})
+"""What a driver that died early leaves behind."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,27 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise RefusedError(f"{path}: can't be read: {error}") from error
     assert isinstance(manifest, dict)
     return manifest
+
+
+def check_vacant(run: Path, ours: Collection[str] = BEGINNING) -> None:
+    """Refuse a folder that holds something else than a run, or the beginning of one.
+
+    Parameters
+    ----------
+    run : where a run is, or shall be
+    ours : names that a driver which died early may have left behind
+
+    Raises
+    ------
+    RefusedError
+        With the name of what is there.
+    """
+    if run.is_dir() and not (run / MANIFEST).exists():
+        foreign = sorted({entry.name for entry in run.iterdir()} - set(ours))
+        if foreign:
+            raise RefusedError(
+                f"output: {run} holds {foreign[0]!r}, which is no part of a run; give a new folder"
+            )
 
 
 def read_status(run: Path, *, keys: bool = False) -> Status:

@@ -30,14 +30,13 @@ from ..specs.load import dump_job
 from ..survey import Catalogue, Cutout, Preprocess, Survey, open_reader, open_survey
 from .driver import driving
 from .events import EpochEnded, RunFinished, RunStarted, Subscriber, announce
-from .folder import check_same, refuse_foreign_files, write_manifest
+from .folder import check_same, write_manifest
 from .history import HISTORY, epochs_done
 from .quarantine import BY_PLAN, quarantine_csv
-from .status import MANIFEST, QUARANTINE, read_manifest, utc_now
+from .status import BEGINNING, MANIFEST, QUARANTINE, check_vacant, read_manifest, utc_now
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
-_OURS = {"job.yaml", "ledger", "events.jsonl", MANIFEST, QUARANTINE, CHECKPOINT, HISTORY}
 _BLOCK = 512
 """Objects whose cutouts are held beside the network's inputs while they are read."""
 
@@ -67,9 +66,8 @@ def train(job: TrainingJob, subscribers: Sequence[Subscriber] = ()) -> Path:
     run = Path(job.output)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     digests = {"spec": _spec_digest(job), "survey": survey.digest(), "code": code_digest()}
-    if not (run / MANIFEST).exists():
-        refuse_foreign_files(run, _OURS)
-    elif check_same(run, job, digests).get("results_digest"):
+    check_vacant(run, {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY})
+    if (run / MANIFEST).exists() and check_same(run, job, digests).get("results_digest"):
         return run
     rows = _labelled_rows(job, survey.catalogue)
     network = _build(job, survey.image_shape[0])

@@ -220,6 +220,8 @@ def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
     kind, last = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         close = difflib.get_close_matches(last, _known_fields(model), n=1)
+        if close == [last]:
+            return f"{_UNKNOWN} of {detail['loc'][-2]}; remove it, or is the method another one?"
         return _UNKNOWN + (f"; did you mean {close[0]!r}?" if close else "")
     if kind == "missing":
         return "is missing; add it"
@@ -231,6 +233,7 @@ def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
     if kind == "union_tag_not_found":
         return f"has no 'method' field; use one of {', '.join(SECTIONS)}"
     text = detail["msg"].removeprefix("Value error, ")
+    text = text.replace("a valid array", "a list").replace("a valid dictionary", "a mapping")
     given = detail["input"]
     if kind == "value_error" or isinstance(given, dict | list):
         return text

@@ -21,6 +21,7 @@ from .simulated import SimulatedReader
 
 _PROBED = 1000
 """How many leading objects may be unreadable before a survey is refused."""
+_MISSING = "missing"
 _STAT_ROWS = 16384
 _STAT_THREADS = 16
 """A network file system answers many questions at once, each slowly."""
@@ -65,6 +66,18 @@ def open_survey(
         If folder or catalogue can't be used.
     """
     return Survey(spec, read_catalogue(spec), open_reader(spec, bands, shape))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a survey was at some time."""
+
+    digest: str
+    """SHA-256 that tells whether the survey changed: over the catalogue's content, paths included,
+    and size and time of modification of every file that it names; of a simulated survey, over the
+    manifest of its run."""
+    missing_files: int
+    """How many objects name a file that is not there."""
 
 
 @dataclass(frozen=True)
@@ -117,34 +130,32 @@ class Survey:
         return f"; paths start at survey.path, {survey_folder(self.spec)}"
 
     def digest(self) -> str:
-        """Return the sha256 that tells whether the survey changed, without reading its pixels.
+        """Return the digest of `snapshot`."""
+        return self.snapshot().digest
 
-        It covers the catalogue's content, paths included, and size and time of modification of
-        every file that the catalogue names; of a simulated survey, the manifest of its run.
-        """
+    def snapshot(self) -> Snapshot:
+        """Look at the catalogue and its files as they are now, without reading pixels."""
         root = survey_folder(self.spec)
         digest = hashlib.sha256(f"catalogue {self.catalogue.digest()}\n".encode())
         if self.spec.format == "simulated":
             digest.update(_manifest(root))
-        else:
-            digest.update(f"files {self._files_digest(root)}\n".encode())
-        return digest.hexdigest()
-
-    def _files_digest(self, root: str) -> str:
-        digest = hashlib.sha256()
+            return Snapshot(digest.hexdigest(), 0)
+        missing = 0
         with ThreadPoolExecutor(_STAT_THREADS) as threads:
             for start in range(0, len(self.catalogue), _STAT_ROWS):
                 paths = self.catalogue.slice(start, start + _STAT_ROWS).paths
-                described = threads.map(_size_and_time, (os.path.join(root, p) for p in paths))
+                places = [os.path.join(root, path) for path in paths]
+                described = list(threads.map(_size_and_time, places))
+                missing += described.count(_MISSING)
                 digest.update("\n".join(described).encode())
-        return digest.hexdigest()
+        return Snapshot(digest.hexdigest(), missing)
 
 
 def _size_and_time(path: str) -> str:
     try:
         info = os.stat(path)
     except OSError:
-        return "missing"
+        return _MISSING
     return f"{info.st_size} {info.st_mtime_ns}"
 
 

@@ -88,3 +88,9 @@ def test_lease_is_exclusive_and_dies_with_its_process(tmp_path):
     lease.acquire()
     assert Lease(tmp_path / "ledger").held()
     lease.release()
+
+
+def test_a_whole_line_that_is_no_receipt_is_damage(tmp_path):
+    (tmp_path / "000001.jsonl").write_text('{"key": "0000000000-0000000004"}\n')
+    with pytest.raises(VerificationError, match=r"000001.jsonl: line 1 is damaged"):
+        list(Ledger(tmp_path).receipts())

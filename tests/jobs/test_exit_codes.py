@@ -195,7 +195,6 @@ def test_5_a_unit_that_fails_at_every_attempt(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the code that typer returns is dropped; Ray replaces our handler")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_130_and_143_a_stopped_run_is_finished_by_the_same_command(folder, tmp_path, number, code):
     out = tmp_path / "stopped"
@@ -222,7 +221,6 @@ def test_130_and_143_a_stopped_run_is_finished_by_the_same_command(folder, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Ray tries for minutes to reach an address where nothing listens")
 def test_8_an_address_where_nothing_answers(folder, tmp_path):
     command = ["run", "simulation.yaml", "--out", tmp_path / "run", "--address", "127.0.0.1:1"]
     assert "no Ray cluster answers at 127.0.0.1:1" in complaint(occulta(*command, cwd=folder), 8)

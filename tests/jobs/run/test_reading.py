@@ -95,3 +95,15 @@ def test_progress_in_one_line(folder):
     finally:
         manifest.write_text(kept)
         lease.release()
+
+
+def test_a_plan_refuses_what_would_fail_later(folder):
+    job = folder / "attribution.yaml"
+    with pytest.raises(RefusedError, match=r"group_by: .* no text column 'colour'; use predicted"):
+        plan_job(load_job(job, ["maps.group_by=colour"]))
+    with pytest.raises(RefusedError, match=r"no label of the catalogue \(.*\) is one of network.cl"):
+        plan_job(load_job(job, ["methods.0.targets=[label]", "network.classes=[a,b,c,d]"]))
+    (folder / "taken").mkdir()
+    (folder / "taken" / "thesis.tex").touch()
+    with pytest.raises(RefusedError, match=r"taken holds 'thesis.tex', which is no part of a run"):
+        plan_job(load_job(job, ["output=taken"]))
