@@ -155,13 +155,16 @@ def _write_template(store: Path, plan: Plan) -> None:
 
 
 def _write_coordinates(root: zarr.Group, job: AttributionJob) -> None:
-    """Name the classes and, for each method, its targets."""
+    """Name the classes and, for each method, its targets and what else has names."""
     _write_names(root, "prediction/class", job.network.classes)
-    for section in job.methods:
-        request = section.request()
+    for request in job.requests():
+        names = dict(request.method.coordinates)
         if request.method.targeted:
-            names = target_names(request.targets, job.network.classes)
-            _write_names(root, f"{section.method}/target", names)
+            names["target"] = tuple(target_names(request.targets, job.network.classes))
+            if f"summary/{request.method.name}" in root:
+                _write_names(root, f"summary/{request.method.name}/target", names["target"])
+        for dimension, values in names.items():
+            _write_names(root, f"{request.method.name}/{dimension}", values)
 
 
 def _write_names(root: zarr.Group, path: str, names: Iterable[str]) -> None:
@@ -171,7 +174,7 @@ def _write_names(root: zarr.Group, path: str, names: Iterable[str]) -> None:
         shape=values.shape,
         chunks=values.shape,
         dtype=str,
-        dimension_names=(path.split("/")[1],),
+        dimension_names=(path.rpartition("/")[2],),
     )
     array[:] = values
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from attribution.explain import Request
 from training.fit_state import FitSettings
 
 from .base import Spec
@@ -62,6 +64,23 @@ class AttributionJob(JobSpec):
         "execution.replicas",
         "execution.gpus_per_replica",
     )
+
+    def requests(self) -> tuple[Request, ...]:
+        """Return the methods, each with those that it names in their places.
+
+        Raises
+        ------
+        ValueError
+            If a method names one that is not there.
+        """
+        requests = [section.request() for section in self.methods]
+        methods = {request.method.name: request.method for request in requests}
+        return tuple(replace(request, method=request.method.bound(methods)) for request in requests)
+
+    @model_validator(mode="after")
+    def _methods_name_each_other(self) -> AttributionJob:
+        self.requests()
+        return self
 
     @model_validator(mode="after")
     def _methods_are_distinct(self) -> AttributionJob:

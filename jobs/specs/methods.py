@@ -58,7 +58,7 @@ class TargetedMethodSpec(MethodSpec):
 
 
 def _section(kind: type[Any]) -> type[MethodSpec]:
-    hints = get_type_hints(kind, include_extras=True)
+    hints = get_type_hints(kind, include_extras=True) | dict(kind.job_types)
     parameters: dict[str, Any] = {
         field.name: (hints[field.name], ... if field.default is MISSING else field.default)
         for field in fields(kind)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attribution.arrays import ArraySpec, Layout
 from attribution.batch import Batch, Needs, reproducible
-from attribution.explain import TORCH_DTYPES, Request, complete, make_batch, resolve
+from attribution.explain import TORCH_DTYPES, Request, complete, make_batch, resolve, whole
 from attribution.layers import Shape
 from attribution.method import Targets
 from attribution.partials import Array, Partial
@@ -57,7 +57,7 @@ class AttributionWorkload:
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         """Prediction, for every target that any method explains, and then the job's methods."""
-        requests = [section.request() for section in self.job.methods]
+        requests = self.job.requests()
         wanted: dict[TargetRequest, None] = dict.fromkeys(
             target for request in requests if request.method.targeted for target in request.targets
         )
@@ -193,9 +193,12 @@ class OpenAttribution:
         partials = []
         for request in self._workload.requests:
             method = request.method
+            targets_NT = self._targets(request, batch, labels)
+            if shares == 1:
+                partials.append(whole(method, batch, targets_NT))
+                continue
             blocks = method.blocks(self._workload.image_shape, batch.block_length)
             mine = range(blocks * share // shares, blocks * (share + 1) // shares)
-            targets_NT = self._targets(request, batch, labels)
             partials.append(method.partial(batch, targets_NT, mine))
         return partials
 

@@ -211,7 +211,9 @@ def test_bad_objects_are_quarantined_and_neighbours_unchanged(folder, tmp_path):
         (tmp_path / kind).mkdir()
         for n, name in enumerate(ids):
             fits.writeto(tmp_path / kind / f"{name}.fits", np.asarray(cutouts[n], dtype=">f4"))
-        (tmp_path / f"{kind}.csv").write_text("id,ra,dec\n" + "".join(f"{i},1,2\n" for i in ids))
+        (tmp_path / f"{kind}.csv").write_text(
+            "id,ra,dec,label\n" + "".join(f"{i},1,2,smooth\n" for i in ids)
+        )
     truncated = tmp_path / "bad/g2.fits"
     truncated.write_bytes(truncated.read_bytes()[:5000])
     (tmp_path / "bad/g5.fits").unlink()
