@@ -42,7 +42,7 @@ class RunSums:
     sky: healpix.SkySums
     """Per cell."""
     stacks: Mapping[str, stacks.StackSums]
-    """Per method and group."""
+    """Per array of maps and group."""
     left_out: Counter[str]
     """Objects that are on no sky map, by reason."""
     ungrouped: int
@@ -87,8 +87,8 @@ def sum_run(
         return RunSums(
             sky=healpix.sum_block(source, block, nside),
             stacks={
-                method: stacks.sum_block(source, method, block, code, len(groups))
-                for method in source.methods
+                name: stacks.sum_block(source, array, block, code, len(groups))
+                for name, array in source.maps.items()
             },
             left_out=Counter(count_left_out(block)),
             ungrouped=int((block.complete & (code < 0)).sum()),
@@ -146,8 +146,8 @@ def _merge(parts: Sequence[RunSums]) -> RunSums:
     return RunSums(
         sky=healpix.merge_sky([part.sky for part in parts]),
         stacks={
-            method: stacks.merge_stacks([part.stacks[method] for part in parts])
-            for method in parts[0].stacks
+            name: stacks.merge_stacks([part.stacks[name] for part in parts])
+            for name in parts[0].stacks
         },
         left_out=sum((part.left_out for part in parts), Counter()),
         ungrouped=sum(part.ungrouped for part in parts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from .aggregate import Progress, RunSums, find_groups, sum_run
 from .figures import draw_mean_attribution, draw_sky
 from .fits import write_sky_fits
 from .healpix import SkyTable, finish_sky, quantities
-from .objects import PREDICTED, UNCERTAINTIES, check_group_by
-from .product import LONG_NAMES, MapsProduct, write_store
+from .objects import PREDICTED, check_group_by
+from .product import MapsProduct, write_store
 from .source import RunSource, open_source
 from .stacks import MeanAttribution, finish_stack
 
@@ -92,8 +92,8 @@ def aggregate_maps(
     sums = sum_run(source, spec.nside, group_by, groups, on_progress)
     sky = finish_sky(sums.sky, quantities(source), spec.nside, spec.min_count)
     stacks = {
-        method: finish_stack(source, method, sums.stacks[method], groups)
-        for method in source.methods
+        name: finish_stack(source, array, sums.stacks[name], groups)
+        for name, array in source.maps.items()
     }
     return MapsProduct(
         path=run_path / MAPS,
@@ -102,7 +102,7 @@ def aggregate_maps(
         sky=sky,
         stacks=stacks,
         group_by=group_by,
-        min_count=spec.min_count,
+        origin=source.origin,
         objects=source.objects,
         mapped=int(sky.count.sum()),
         left_out={reason: n for reason, n in sums.left_out.items() if n},
@@ -130,7 +130,7 @@ def _missing(
 ) -> list[str]:
     """Say what a reader might look for and not find."""
     notes = []
-    if not any(source.has(array) for array in UNCERTAINTIES.values()):
+    if not any(not quantity.targeted for quantity in source.quantities.values()):
         notes.append("No maps of uncertainty: the job has no mc_dropout.")
     if "accuracy" not in sky.means:
         notes.append("No map of accuracy: no object on the sky has a label that is a class.")
@@ -167,24 +167,19 @@ def _write(product: MapsProduct) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _pictures(product: MapsProduct) -> list[tuple[str, bytes]]:
-    skies = [
-        (f"{name}.png", draw_sky(product.sky, name, figure_title(product, LONG_NAMES[name])))
-        for name in ("count", *product.sky.means)
-    ]
+def _pictures(product: MapsProduct) -> Iterator[tuple[str, bytes]]:
+    for name, quantity in product.quantities.items():
+        title = figure_title(product, quantity.long_name)
+        yield f"{name}.png", draw_sky(product.sky, name, title)
     unfinished = ", partial" if product.partial else ""
-    stacked = [
-        (
-            f"mean_attribution_{method}.png",
-            draw_mean_attribution(
-                stack,
-                f"{product.survey}: mean {method.replace('_', ' ')} by {product.group_by}, "
-                f"target {stack.target} (N = {int(stack.number.sum()):,}{unfinished})",
-            ),
+    for name, stack in product.stacks.items():
+        target = f", target {stack.target}" if stack.target else ""
+        title = (
+            f"{product.survey}: mean {name.replace('_', ' ')} by {product.group_by}{target} "
+            f"(N = {int(stack.number.sum()):,}{unfinished})"
         )
-        for method, stack in product.stacks.items()
-    ]
-    return skies + stacked
+        picture = draw_mean_attribution(stack, title, origin=product.origin)
+        yield f"mean_attribution_{name}.png", picture
 
 
 def _replace(new: Path, old: Path) -> None:

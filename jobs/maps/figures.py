@@ -20,21 +20,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
-from .healpix import SkyTable
+from .contents import COUNT
+from .healpix import SkyTable, suggest_nside
 from .mollweide import EQUATOR, POLE, cell_polygons, central_meridian, project
-from .product import LONG_NAMES, UNITS
+from .source import Origin
 from .stacks import Floats, MeanAttribution
 
 SIGNED = "RdBu_r"
 """Red is evidence for the class, blue against it."""
 
-_COLOURS = {
-    "count": "viridis",
-    "accuracy": "cividis",
-    "predictive_entropy": "magma",
-    "mutual_information": "magma",
-}
+_COLOURS = {"count": "viridis", "accuracy": "cividis", "concentration": "plasma"}
+"""Colour map by the first word of a quantity's name; all others are uncertainties, in magma."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ DARK = Ink(text="#e6e8eb", line="#5b6470", ground="#15181d", empty="#3a4048")
 
 def draw_sky(
     table: SkyTable,
-    quantity: str,
+    name: str,
     title: str,
     *,
     limits: tuple[float, float] | None = None,
@@ -67,34 +65,56 @@ def draw_sky(
 
     Parameters
     ----------
-    quantity : ``count`` or one of the table's means
+    name : ``count`` or one of the table's means
     title : first line above the map
     limits : ends of the colour scale; by default the 2nd and 98th percentile of the cells
     ink : colours of text and lines
     """
-    values = table.count.astype(np.float64) if quantity == "count" else table.means[quantity].mean
-    low, high = limits or colour_limits(quantity, [values])
+    values = table.count.astype(np.float64) if name == "count" else table.means[name].mean
+    low, high = limits or colour_limits(name, [values])
     with _style(ink):
         figure = Figure(figsize=(7.4, 4.75), dpi=140, facecolor=ink.ground)
         axes = figure.add_axes((0.01, 0.19, 0.98, 0.7))
         centre = central_meridian(table.centres()[0])
         _draw_graticule(axes, centre, ink)
         polygons, owner = cell_polygons(table.cells, table.level, centre)
-        drawn = PolyCollection(
-            list(polygons), cmap=mpl.colormaps[_COLOURS[quantity]].with_extremes(bad=ink.empty)
+        colours = mpl.colormaps[_COLOURS.get(name.split("_")[0], "magma")].with_extremes(
+            bad=ink.empty
         )
+        drawn = PolyCollection(list(polygons), cmap=colours)
         drawn.set_array(np.ma.masked_invalid(values[owner]))
         drawn.set_norm(Normalize(low, high))
         drawn.set_edgecolor("face")
         drawn.set_linewidth(0.3)
         axes.add_collection(drawn)
-        _draw_colour_bar(figure, drawn, quantity, values, (low, high))
+        _draw_colour_bar(figure, drawn, table, name, (low, high))
+        figure.text(0.985, 0.2, masked_note(table, name), ha="right", fontsize=9, color=ink.text)
         axes.set_title(_short(title, 80), fontsize=12.5, pad=8, color=ink.text)
         return png(figure)
 
 
-def draw_mean_attribution(stack: MeanAttribution, title: str, *, ink: Ink = LIGHT) -> bytes:
-    """Draw the mean map of every group on one signed scale as PNG."""
+def masked_note(table: SkyTable, name: str) -> str:
+    """Say what grey cells are, if there are any; if all are, which nside would show some."""
+    if name == "count" or np.isfinite(table.means[name].mean).all():
+        return ""
+    few = f"fewer than {table.min_count} objects" if table.min_count > 1 else "no object"
+    grey = f"grey: {few}"
+    if np.isfinite(table.means[name].mean).any():
+        return grey
+    nside = suggest_nside(table, name)
+    cure = f"try nside: {nside}" if nside else "lower min_count"
+    return f"{grey}\nin every cell: {cure}"
+
+
+def draw_mean_attribution(
+    stack: MeanAttribution, title: str, *, origin: Origin, ink: Ink = LIGHT
+) -> bytes:
+    """Draw the mean map of every group on one signed scale as PNG.
+
+    Parameters
+    ----------
+    origin : where row 0 belongs; ``lower`` shows the sky as FITS viewers do
+    """
     scale = signed_scale([stack.mean])
     columns = min(max(len(stack.groups), 1), 6)
     rows = max(-(-len(stack.groups) // columns), 1)
@@ -108,7 +128,7 @@ def draw_mean_attribution(stack: MeanAttribution, title: str, *, ink: Ink = LIGH
         for axes, name, number, mean in zip(
             grid, stack.groups, stack.number, stack.mean, strict=False
         ):
-            picture = axes.imshow(mean, cmap=SIGNED, vmin=-scale, vmax=scale, origin="upper")
+            picture = axes.imshow(mean, cmap=SIGNED, vmin=-scale, vmax=scale, origin=origin)
             axes.set_title(f"{_short(name)}\nN = {number:,}", fontsize=9)
         for axes in grid:
             axes.set_axis_off()
@@ -120,14 +140,14 @@ def draw_mean_attribution(stack: MeanAttribution, title: str, *, ink: Ink = LIGH
         return png(figure)
 
 
-def colour_limits(quantity: str, values: Sequence[Floats]) -> tuple[float, float]:
+def colour_limits(name: str, values: Sequence[Floats]) -> tuple[float, float]:
     """Return the ends of a colour scale that several maps of one quantity share."""
     every = np.concatenate([np.ravel(array) for array in values])
     every = every[np.isfinite(every)]
     if not every.size:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(every, (2, 98)))
-    if quantity == "count":
+    if name == "count":
         return 0.0, max(high, 1.0)
     if high - low < 1e-9:
         low, high = low - 0.05, high + 0.05
@@ -194,19 +214,17 @@ def _draw_graticule(axes: Axes, centre: float, ink: Ink) -> None:
 
 
 def _draw_colour_bar(
-    figure: Figure,
-    drawn: PolyCollection,
-    quantity: str,
-    values: Floats,
-    limits: tuple[float, float],
+    figure: Figure, drawn: PolyCollection, table: SkyTable, name: str, limits: tuple[float, float]
 ) -> None:
-    known, (low, high) = values[np.isfinite(values)], limits
-    ends = bool((known < low).any()), bool((known > high).any())
+    quantity = COUNT if name == "count" else table.means[name].quantity
+    values: Floats = np.ma.compressed(np.ma.asarray(drawn.get_array()))
+    ends = bool((values < limits[0]).any()), bool((values > limits[1]).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(ends, "neither")
     place = figure.add_axes((0.24, 0.125, 0.52, 0.032))
-    bar = figure.colorbar(drawn, cax=place, orientation="horizontal", extend=extend)
-    unit = "" if UNITS[quantity] in ("1", "objects") else f" [{UNITS[quantity]}]"
-    bar.set_label(f"{LONG_NAMES[quantity]}{unit}", fontsize=11)
+    # Half an object is none: ticks of a count are whole numbers.
+    ticks = MaxNLocator(nbins=6, integer=True) if quantity == COUNT else None
+    bar = figure.colorbar(drawn, cax=place, orientation="horizontal", extend=extend, ticks=ticks)
+    bar.set_label(quantity.axis_label, fontsize=11)
     bar.ax.tick_params(labelsize=10)
 
 

@@ -13,7 +13,6 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from .healpix import SkyTable
-from .product import UNITS
 
 _FITS_UNITS = {"1": "", "nat": "nat", "objects": "count"}
 
@@ -55,7 +54,7 @@ def _columns(table: SkyTable) -> list[fits.Column]:
         _column("COUNT", "K", table.count, "objects"),
     ]
     for name, means in table.means.items():
-        upper, unit = name.upper(), UNITS[name]
+        upper, unit = name.upper(), means.quantity.units
         columns += [
             _column(upper, "D", means.mean, unit),
             _column(f"{upper}_SE", "D", means.standard_error, unit),
@@ -65,7 +64,7 @@ def _columns(table: SkyTable) -> list[fits.Column]:
 
 
 def _column(name: str, form: str, values: NDArray[np.generic], unit: str) -> fits.Column:
-    return fits.Column(name, form, unit=_FITS_UNITS[unit], array=values)
+    return fits.Column(name, form, unit=_FITS_UNITS.get(unit, unit), array=values)
 
 
 def _ascii(text: str) -> str:

@@ -17,7 +17,8 @@ from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import healpix_to_lonlat, lonlat_to_healpix
 from numpy.typing import NDArray
 
-from .objects import ACCURACY, UNCERTAINTIES, ObjectBlock, refuse_holes
+from .contents import ACCURACY, Quantity
+from .objects import ObjectBlock, refuse_holes
 from .source import RunSource
 
 Floats = NDArray[np.float64]
@@ -43,6 +44,8 @@ class SkySums:
 class CellMeans:
     """One quantity on the populated cells; NaN where too few objects know it."""
 
+    quantity: Quantity
+    """What was averaged."""
     mean: Floats
     """(C,)"""
     standard_error: Floats
@@ -62,7 +65,9 @@ class SkyTable:
     count: NDArray[np.int64]
     """(C,) objects, never masked."""
     means: Mapping[str, CellMeans]
-    """By quantity: accuracy, predictive_entropy, mutual_information, as far as the run has them."""
+    """By the quantity's name: accuracy, and what the run's methods measure per object."""
+    min_count: int = 1
+    """Objects that a cell needs to show a mean."""
 
     @property
     def level(self) -> int:
@@ -77,20 +82,19 @@ class SkyTable:
         return lon.deg, lat.deg
 
 
-def quantities(source: RunSource) -> tuple[str, ...]:
-    """Name the quantities, beside the count, that can be mapped for this run."""
-    uncertain = [name for name, array in UNCERTAINTIES.items() if source.has(array)]
-    return (ACCURACY, *uncertain)
+def quantities(source: RunSource) -> tuple[Quantity, ...]:
+    """List the quantities, beside the count, that can be mapped for this run."""
+    return (ACCURACY, *source.quantities.values())
 
 
 def sum_block(source: RunSource, block: ObjectBlock, nside: int) -> SkySums:
     """Sum the complete, placed objects of a block per cell."""
-    names = quantities(source)
-    values_Qn = np.stack([_values(source, block, name) for name in names])
+    mapped = quantities(source)
+    values_Qn = np.stack([_values(source, block, quantity) for quantity in mapped])
     kept = block.complete & block.placed
     values_Qn = values_Qn[:, kept]
     if not kept.any():
-        empty = np.zeros((len(names), 0))
+        empty = np.zeros((len(mapped), 0))
         return SkySums(np.empty(0, np.int64), np.empty(0, np.int64), empty, empty, empty)
     cells, inverse = np.unique(
         _cell_of(block.ra[kept], block.dec[kept], nside), return_inverse=True
@@ -118,18 +122,35 @@ def merge_sky(parts: Sequence[SkySums]) -> SkySums:
     return SkySums(cells, count, *merged)
 
 
-def finish_sky(sums: SkySums, names: Sequence[str], nside: int, min_count: int) -> SkyTable:
-    """Turn sums into means with standard errors; a quantity that no object has is dropped."""
+def finish_sky(sums: SkySums, mapped: Sequence[Quantity], nside: int, min_count: int) -> SkyTable:
+    """Turn sums into means with standard errors; accuracy that no object has is dropped."""
     means = {}
-    for name, number, total, square in zip(
-        names, sums.number, sums.total, sums.square, strict=True
+    for quantity, number, total, square in zip(
+        mapped, sums.number, sums.total, sums.square, strict=True
     ):
-        if number.any() or name != ACCURACY:
+        if number.any() or quantity != ACCURACY:
             mean, error = mean_and_error(number, total, square)
             masked = number < min_count
             mean[masked], error[masked] = np.nan, np.nan
-            means[name] = CellMeans(mean, error, number.astype(np.int64))
-    return SkyTable(nside, sums.cells, sums.count, means)
+            means[quantity.name] = CellMeans(quantity, mean, error, number.astype(np.int64))
+    return SkyTable(nside, sums.cells, sums.count, means, min_count)
+
+
+def suggest_nside(table: SkyTable, name: str) -> int | None:
+    """Return the finest coarser resolution at which at least half of the cells show a mean.
+
+    None if no resolution shows any; otherwise the finest that shows one, if none shows half.
+    """
+    cells, number, nside = table.cells, table.means[name].number, table.nside
+    some = None
+    while nside > 1:
+        cells, inverse = np.unique(cells >> 2, return_inverse=True)
+        number, nside = np.bincount(inverse, weights=number).astype(np.int64), nside // 2
+        shown = number >= table.min_count
+        if 2 * shown.sum() >= max(len(cells), 1):
+            return nside
+        some = some or (nside if shown.any() else None)
+    return some
 
 
 def mean_and_error(number: Floats, total: Floats, square: Floats) -> tuple[Floats, Floats]:
@@ -146,12 +167,14 @@ def mean_and_error(number: Floats, total: Floats, square: Floats) -> tuple[Float
     return mean, np.where(number < 2, np.nan, error)
 
 
-def _values(source: RunSource, block: ObjectBlock, name: str) -> Floats:
-    if name == ACCURACY:
+def _values(source: RunSource, block: ObjectBlock, quantity: Quantity) -> Floats:
+    if quantity == ACCURACY:
         return block.correct
-    values = source.read(UNCERTAINTIES[name], block.rows).astype(np.float64)
-    refuse_holes(source, UNCERTAINTIES[name], block.rows, block.complete & ~np.isfinite(values))
-    return values
+    more = (0,) if quantity.targeted else ()
+    values = source.read(quantity.path, block.rows, *more).astype(np.float64)
+    known = block.explained if quantity.targeted else block.complete
+    refuse_holes(source, quantity.path, block.rows, known & ~np.isfinite(values))
+    return np.where(known, values, np.nan)
 
 
 def _cell_of(ra: Floats, dec: Floats, nside: int) -> NDArray[np.int64]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-
-from cluster.errors import VerificationError
 
 from ..errors import RefusedError
 from .source import COMPLETE, QUARANTINED, RunSource
@@ -22,15 +19,6 @@ MAX_GROUPS = 256
 
 _NO_GROUPS = ("id", "path")
 """Text columns that name objects, each another."""
-
-ACCURACY = "accuracy"
-UNCERTAINTIES = MappingProxyType(
-    {
-        "predictive_entropy": "mc_dropout/predictive_entropy",
-        "mutual_information": "mc_dropout/mutual_information",
-    }
-)
-"""Mapped quantities that a run has only with Monte-Carlo dropout, and where they are stored."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +63,14 @@ def read_block(source: RunSource, rows: slice) -> ObjectBlock:
     Raises
     ------
     VerificationError
-        If an object is complete by its status, but has no logits: its shard is lost.
+        If an object of a finished run has no status, or is complete but has no logits: the shard
+        is lost.
     """
     status = source.read("status", rows)
+    lost = source.finished & ~np.isin(status, (COMPLETE, QUARANTINED))
+    if lost.any():
+        fact = f"the run is finished, but object {_first(rows, lost)} has no status"
+        raise source.damage("status", _first(rows, lost), fact)
     complete = status == COMPLETE
     logit = source.read("prediction/logit", rows)
     refuse_holes(source, "prediction/logit", rows, complete & ~np.isfinite(logit).all(axis=1))
@@ -103,14 +96,11 @@ def refuse_holes(source: RunSource, name: str, rows: slice, missing: NDArray[np.
     Raises
     ------
     VerificationError
-        Naming the first object.
+        Naming the first object and its shard.
     """
     if missing.any():
-        raise VerificationError(
-            f"{source.path / 'results.zarr' / name}: object {rows.start + int(missing.argmax())} "
-            "is complete but has no finite value, so its shard is lost or damaged: "
-            f"occulta verify {source.path} --repair"
-        )
+        row = _first(rows, missing)
+        raise source.damage(name, row, f"object {row} is complete but has no finite value")
 
 
 def read_text(source: RunSource, column: str, rows: slice) -> NDArray[np.str_]:
@@ -184,3 +174,8 @@ def count_left_out(block: ObjectBlock) -> dict[str, int]:
         "quarantined": int((block.status == QUARANTINED).sum()),
         "without position": int((block.complete & ~block.placed).sum()),
     }
+
+
+def _first(rows: slice, found: NDArray[np.bool_]) -> int:
+    """Return the row of the first object that was found."""
+    return int(rows.start) + int(found.argmax())

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,10 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
+from .contents import COUNT, Quantity
 from .healpix import CellMeans, SkyTable
+from .source import Origin
 from .stacks import MeanAttribution
-
-UNITS = MappingProxyType(
-    {
-        "count": "objects",
-        "accuracy": "1",
-        "predictive_entropy": "nat",
-        "mutual_information": "nat",
-    }
-)
-"""Units of the mapped quantities."""
-
-LONG_NAMES = MappingProxyType(
-    {
-        "count": "number of objects",
-        "accuracy": "accuracy against the catalogue's label",
-        "predictive_entropy": "mean predictive entropy",
-        "mutual_information": "mean mutual information",
-    }
-)
-"""What a plot puts on the axis."""
 
 STANDARD_ERROR = "sample standard deviation / sqrt(number); NaN for fewer than two objects"
 
@@ -53,11 +34,11 @@ class MapsProduct:
     sky: SkyTable
     """Means per HEALPix cell."""
     stacks: Mapping[str, MeanAttribution]
-    """Mean attribution per group, by method."""
+    """Mean attribution per group, by name of the maps."""
     group_by: str
     """What the groups are."""
-    min_count: int
-    """Objects that a cell needs to show a mean."""
+    origin: Origin
+    """Where row 0 of the mean attributions belongs when they are shown."""
     objects: int
     """Objects in the run's catalogue."""
     mapped: int
@@ -70,6 +51,11 @@ class MapsProduct:
     """Whether the run was not finished when it was aggregated."""
     results_digest: str
     """Digest of the results that were aggregated; empty for an unfinished run."""
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What is mapped on the sky, by name."""
+        return {"count": COUNT} | {name: m.quantity for name, m in self.sky.means.items()}
 
     @property
     def zarr(self) -> Path:
@@ -85,8 +71,8 @@ class MapsProduct:
     def figures(self) -> tuple[Path, ...]:
         """The pictures."""
         return (
-            *(self.path / f"{quantity}.png" for quantity in ("count", *self.sky.means)),
-            *(self.path / f"mean_attribution_{method}.png" for method in self.stacks),
+            *(self.path / f"{name}.png" for name in self.quantities),
+            *(self.path / f"mean_attribution_{name}.png" for name in self.stacks),
         )
 
 
@@ -100,20 +86,28 @@ def write_store(product: MapsProduct, store: Path) -> None:
         "run": product.run,
         "survey": product.survey,
         "group_by": product.group_by,
-        "min_count": product.min_count,
+        "origin": product.origin,
+        "min_count": product.sky.min_count,
         "partial": product.partial,
         "results_digest": product.results_digest,
         "objects": product.objects,
         "mapped": product.mapped,
         "left_out": dict(product.left_out),
         "notes": list(product.notes),
+        "averaged": list(product.sky.means),
         "stacked": list(product.stacks),
     }
     root = zarr.open_group(store, mode="w", attributes=common)
     _write_sky(root.create_group("healpix", attributes={"partial": product.partial}), product.sky)
-    for method, stack in product.stacks.items():
-        attributes = {"partial": product.partial, "method": method, "target": stack.target}
-        _write_stack(root.create_group(f"mean_attribution/{method}", attributes=attributes), stack)
+    for name, stack in product.stacks.items():
+        attributes = {
+            "partial": product.partial,
+            "maps": name,
+            "long_name": stack.long_name,
+            "target": stack.target,
+            "origin": product.origin,
+        }
+        _write_stack(root.create_group(f"mean_attribution/{name}", attributes=attributes), stack)
     with warnings.catch_warnings():
         # zarr says that other readers may ignore it, as they may.
         warnings.simplefilter("ignore", UserWarning)
@@ -142,15 +136,16 @@ def _write_sky(group: zarr.Group, sky: SkyTable) -> None:
         attributes = {"units": "degree", "long_name": f"{name} of the cell's centre, ICRS"}
         _put(group, name, centre, ("cells",), attributes)
     mapped = {"grid_mapping": "crs", "coordinates": "cell_ids ra dec"}
-    attributes = {"units": "objects", "long_name": LONG_NAMES["count"]}
+    attributes = {"units": COUNT.units, "long_name": COUNT.long_name}
     _put(group, "count", sky.count, ("cells",), attributes | mapped)
     for name, means in sky.means.items():
         _write_means(group, name, means, mapped)
 
 
-def _write_means(group: zarr.Group, name: str, means: CellMeans, mapped: Mapping[str, str]) -> None:
-    unit, long_name = UNITS[name], LONG_NAMES[name]
-    _put(group, name, means.mean, ("cells",), {"units": unit, "long_name": long_name, **mapped})
+def _write_means(group: zarr.Group, name: str, means: CellMeans, mapped: dict[str, str]) -> None:
+    unit, long_name = means.quantity.units, means.quantity.long_name
+    text: dict[str, Any] = {"units": unit, "long_name": long_name, "source": means.quantity.path}
+    _put(group, name, means.mean, ("cells",), text | mapped)
     error = {
         "units": unit,
         "long_name": f"standard error of {long_name}",
@@ -174,7 +169,7 @@ def _write_stack(group: zarr.Group, stack: MeanAttribution) -> None:
     if stack.groups:
         names[:] = np.array(stack.groups, dtype=np.dtypes.StringDType())
     dims = ("group", "y", "x")
-    text = {"units": stack.units, "long_name": f"mean attribution of the {stack.target} class"}
+    text = {"units": stack.units, "long_name": f"mean of {stack.long_name}"}
     _put(group, "mean", stack.mean, dims, {**text, "coordinates": "group"})
     error = {"units": stack.units, "long_name": "standard error of the mean"}
     _put(
@@ -223,10 +218,10 @@ def read_store(path: Path) -> MapsProduct:
         path=path,
         run=str(attributes["run"]),
         survey=str(attributes["survey"]),
-        sky=_read_sky(root),
+        sky=_read_sky(root, attributes["averaged"], int(attributes["min_count"])),
         stacks=stacks,
         group_by=str(attributes["group_by"]),
-        min_count=int(attributes["min_count"]),
+        origin="upper" if attributes["origin"] == "upper" else "lower",
         objects=int(attributes["objects"]),
         mapped=int(attributes["mapped"]),
         left_out=attributes["left_out"],
@@ -236,30 +231,34 @@ def read_store(path: Path) -> MapsProduct:
     )
 
 
-def _read_sky(root: zarr.Group) -> SkyTable:
-    means = {
-        name: CellMeans(
-            _get(root, f"healpix/{name}"),
-            _get(root, f"healpix/{name}_standard_error"),
-            _get(root, f"healpix/{name}_count"),
-        )
-        for name in UNITS
-        if f"healpix/{name}_standard_error" in root
-    }
+def _read_sky(root: zarr.Group, averaged: list[str], min_count: int) -> SkyTable:
     attributes: dict[str, Any] = root["healpix/cell_ids"].attrs.asdict()
     return SkyTable(
         1 << int(attributes["level"]),
         _get(root, "healpix/cell_ids"),
         _get(root, "healpix/count"),
-        means,
+        {name: _read_means(root, name) for name in averaged},
+        min_count,
     )
 
 
-def _read_stack(root: zarr.Group, method: str) -> MeanAttribution:
-    base = f"mean_attribution/{method}"
+def _read_means(root: zarr.Group, name: str) -> CellMeans:
+    text: dict[str, Any] = root[f"healpix/{name}"].attrs.asdict()
+    return CellMeans(
+        Quantity(name, str(text["long_name"]), str(text["units"]), str(text["source"])),
+        _get(root, f"healpix/{name}"),
+        _get(root, f"healpix/{name}_standard_error"),
+        _get(root, f"healpix/{name}_count"),
+    )
+
+
+def _read_stack(root: zarr.Group, name: str) -> MeanAttribution:
+    base = f"mean_attribution/{name}"
+    text: dict[str, Any] = root[base].attrs.asdict()
     return MeanAttribution(
-        method=method,
-        target=str(root[base].attrs.asdict()["target"]),
+        name=name,
+        long_name=str(text["long_name"]),
+        target=str(text["target"]),
         groups=tuple(str(name) for name in _get(root, f"{base}/group")),
         number=_get(root, f"{base}/count"),
         mean=_get(root, f"{base}/mean"),

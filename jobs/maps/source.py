@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 from cluster.errors import StorageError, VerificationError
 
 from ..errors import RefusedError
+from .contents import MapArray, Quantity, find_maps, find_quantities
+
+Origin = Literal["lower", "upper"]
+"""Where row 0 of an image belongs when it is shown: FITS counts upwards, PNG and JPEG downwards."""
 
 COMPLETE = 1
 QUARANTINED = 2
@@ -62,12 +67,27 @@ class RunSource:
         """Whether the run was finalised."""
         return bool(self.manifest.get("results_digest"))
 
+    @cached_property
+    def maps(self) -> Mapping[str, MapArray]:
+        """The arrays with an attribution map per object, by name; a method may have several."""
+        return find_maps(self.root)
+
+    @cached_property
+    def class_maps(self) -> Mapping[str, MapArray]:
+        """The arrays with a map of class numbers per object, by name."""
+        return find_maps(self.root, kinds="iu")
+
+    @cached_property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """The numbers per object that can be mapped, by name."""
+        return find_quantities(self.root)
+
     @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods that have a map per object, in the order of the store."""
-        return tuple(
-            sorted(name for name, group in self.root.groups() if map_array_name(group) is not None)
-        )
+    def origin(self) -> Origin:
+        """Where row 0 of the survey's images belongs when they are shown."""
+        survey = self.job.get("survey")
+        drawn = isinstance(survey, Mapping) and survey.get("format") == "images"
+        return "upper" if drawn else "lower"
 
     def array(self, name: str) -> zarr.Array[Any]:
         """Return the array at a path such as ``prediction/logit``.
@@ -105,17 +125,44 @@ class RunSource:
         Raises
         ------
         StorageError
-            If a shard is damaged or can't be read.
+            If a shard can't be read.
+        VerificationError
+            If a shard is damaged; the error names it.
         """
         array = self.array(name)
         try:
             return np.asarray(array[(rows, *more)])
-        except (OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except OSError as error:
             raise StorageError(
                 f"{self.path / 'results.zarr' / name}: objects {rows.start} to {rows.stop - 1} "
-                f"can't be read ({reason}): occulta verify {self.path} --repair"
+                f"can't be read ({error.strerror or error}); make the store readable"
             ) from error
+        except (ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
+            raise self.damage(name, self._first_damaged(name, rows), _one_line(error)) from error
+
+    def damage(self, name: str, row: int, fact: str) -> VerificationError:
+        """Return the error that names the shard which holds an object of a damaged array."""
+        array = self.array(name)
+        length = (array.shards or array.chunks)[0]
+        key = array.metadata.encode_chunk_key((row // length, *[0] * (array.ndim - 1)))
+        return VerificationError(
+            f"{self.path / 'results.zarr' / name}: shard {key} (objects {row // length * length} "
+            f"to {min((row // length + 1) * length, array.shape[0]) - 1}) is lost or damaged: "
+            f"{fact}: occulta verify {self.path} --repair"
+        )
+
+    def _first_damaged(self, name: str, rows: slice) -> int:
+        """Return the first row of the first shard that can't be decoded."""
+        array = self.array(name)
+        length = int((array.shards or array.chunks)[0])
+        first: int = rows.start
+        starts = [first, *range((first // length + 1) * length, rows.stop, length)]
+        for start, stop in zip(starts, [*starts[1:], rows.stop], strict=True):
+            try:
+                array[start:stop]
+            except (OSError, ValueError, RuntimeError, zarr.errors.BaseZarrError):
+                return int(start)
+        return first
 
     def spans(self) -> list[slice]:
         """Cut the objects into blocks of whole shards.
@@ -149,9 +196,8 @@ def open_source(path: Path) -> RunSource:
             "give the folder that `occulta run` wrote"
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise RefusedError(
-            f"{path}: manifest.json or job.yaml can't be read ({reason}); restore them"
+            f"{path}: manifest.json or job.yaml can't be read ({_one_line(error)}); restore them"
         ) from error
     kind = manifest.get("kind")
     if kind != "attribution":
@@ -165,10 +211,5 @@ def open_source(path: Path) -> RunSource:
     return RunSource(path, manifest, job, root)
 
 
-def map_array_name(group: zarr.Group) -> str | None:
-    """Return the name of the array that holds a method's map per object, if it has one."""
-    for name in ("grid", "attribution"):
-        array = group.get(name)
-        if isinstance(array, zarr.Array) and array.ndim >= 4:
-            return name
-    return None
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -6,22 +6,23 @@ windows until the end, for the expansion to pixels is linear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .contents import MapArray
 from .healpix import mean_and_error
 from .objects import ObjectBlock, refuse_holes
-from .source import RunSource, map_array_name
+from .source import RunSource
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class StackSums:
-    """Sums over the objects of each group, of one method."""
+    """Sums over the objects of each group, of one array of maps."""
 
     number: NDArray[np.int64]
     """(G,) objects."""
@@ -33,12 +34,14 @@ class StackSums:
 
 @dataclass(frozen=True)
 class MeanAttribution:
-    """The mean map of each group, of one method."""
+    """The mean map of each group, of one array of maps."""
 
-    method: str
-    """Name of the method's group in the store."""
+    name: str
+    """Name of the maps: that of their method, if it has no others."""
+    long_name: str
+    """What the maps show."""
     target: str
-    """What is explained, such as ``predicted``."""
+    """What is explained, such as ``predicted``; empty if no class is."""
     groups: tuple[str, ...]
     """Names of the groups."""
     number: NDArray[np.int64]
@@ -51,49 +54,39 @@ class MeanAttribution:
     """Units of the mean."""
 
 
-def method_array(source: RunSource, method: str) -> str:
-    """Return the path in the store of a method's maps."""
-    name = map_array_name(source.root[method])  # type: ignore[arg-type]
-    return f"{method}/{name}"
-
-
-def read_pixels(source: RunSource, method: str, rows: slice, *, target: int = 0) -> Floats:
-    """Read the attribution per pixel of some objects, for one target.
+def read_pixels(source: RunSource, name: str, rows: slice, *, target: int = 0) -> Floats:
+    """Read the map per pixel of some objects, for one target.
 
     Returns
     -------
-    float64 (n, y, x); channels are summed, an occlusion's grid is expanded
+    float64 (n, y, x); channels are summed, a grid of windows is expanded
     """
-    return to_pixels(source, method, read_native(source, method, rows, target=target))
+    array = source.maps[name]
+    return to_pixels(array, read_native(source, array, rows, target=target))
 
 
-def read_native(source: RunSource, method: str, rows: slice, *, target: int = 0) -> Floats:
-    """Read the maps as they are stored, channels summed: pixels, or an occlusion's grid."""
-    path = method_array(source, method)
-    values = source.read(path, rows, target).astype(np.float64)
+def read_native(source: RunSource, array: MapArray, rows: slice, *, target: int = 0) -> Floats:
+    """Read the maps as they are stored, channels summed: pixels, or a grid of windows."""
+    more = (target,) if array.targeted else ()
+    values = source.read(array.path, rows, *more).astype(np.float64)
     return values.sum(axis=1) if values.ndim == 4 else values
 
 
-def to_pixels(source: RunSource, method: str, maps: Floats) -> Floats:
-    """Expand an occlusion's grids (..., window_y, window_x) to pixels; other maps are pixels."""
-    path = method_array(source, method)
-    if not path.endswith("/grid"):
+def to_pixels(array: MapArray, maps: Floats) -> Floats:
+    """Expand grids (..., window_y, window_x) to pixels; other maps are pixels."""
+    if array.windows is None:
         return maps
     # Only runs with an occlusion pay for the import of the network library behind it.
     from attribution.occlusion import Occlusion  # noqa: PLC0415
 
-    attributes = source.attributes(path)
-    height, width = (int(size) for size in attributes["image_shape"][-2:])
+    windows = array.windows
     return Occlusion.expand(
-        maps,
-        image_shape=(height, width),
-        window=_pair(attributes["window"]),
-        stride=_pair(attributes["stride"]),
+        maps, image_shape=windows.image_shape, window=windows.window, stride=windows.stride
     )
 
 
 def sum_block(
-    source: RunSource, method: str, block: ObjectBlock, code: NDArray[np.int64], groups: int
+    source: RunSource, array: MapArray, block: ObjectBlock, code: NDArray[np.int64], groups: int
 ) -> StackSums:
     """Sum the maps of a block's explained objects per group.
 
@@ -102,24 +95,24 @@ def sum_block(
     code : (n,) group of each object, -1 for none
     groups : number of groups
     """
-    path = method_array(source, method)
-    code = np.where(block.explained, code, -1)
-    template = to_pixels(source, method, np.zeros(_native_shape(source, path)))
-    total = np.zeros((groups, *_native_shape(source, path)))
+    code = np.where(block.explained if array.targeted else block.complete, code, -1)
+    shape = source.array(array.path).shape[-2:]
+    template = to_pixels(array, np.zeros(shape))
+    total = np.zeros((groups, *shape))
     square = np.zeros((groups, *template.shape))
-    step = int(source.array(path).chunks[0])
+    step = int(source.array(array.path).chunks[0])
     for start in range(block.rows.start, block.rows.stop, step):
         rows = slice(start, min(start + step, block.rows.stop))
         here = code[rows.start - block.rows.start : rows.stop - block.rows.start]
         if (here < 0).all():
             continue
-        native = read_native(source, method, rows)
+        native = read_native(source, array, rows)
         holes = (here >= 0) & ~np.isfinite(native).all(axis=(1, 2))
-        refuse_holes(source, path, rows, holes)
+        refuse_holes(source, array.path, rows, holes)
         for group in np.unique(here[here >= 0]):
             chosen = native[here == group]
             total[group] += chosen.sum(axis=0)
-            square[group] += np.square(to_pixels(source, method, chosen)).sum(axis=0)
+            square[group] += np.square(to_pixels(array, chosen)).sum(axis=0)
     return StackSums(np.bincount(code[code >= 0], minlength=groups), total, square)
 
 
@@ -138,37 +131,27 @@ def merge_stacks(parts: Sequence[StackSums]) -> StackSums:
 
 
 def finish_stack(
-    source: RunSource, method: str, sums: StackSums, groups: tuple[str, ...]
+    source: RunSource, array: MapArray, sums: StackSums, groups: tuple[str, ...]
 ) -> MeanAttribution:
     """Turn sums into mean maps with standard errors."""
     number = sums.number[:, None, None].astype(np.float64)
-    total = to_pixels(source, method, sums.total)
+    total = to_pixels(array, sums.total)
     mean, error = mean_and_error(number, total, sums.square)
-    path = method_array(source, method)
     return MeanAttribution(
-        method=method,
-        target=first_target(source, method),
+        name=array.name,
+        long_name=array.long_name,
+        target=first_target(source, array),
         groups=groups,
         number=sums.number,
         mean=mean,
         standard_error=error,
-        units=str(source.attributes(path).get("units", "1")),
+        units=array.units,
     )
 
 
-def first_target(source: RunSource, method: str) -> str:
-    """Name the first target of a method: the one that is stacked."""
-    name = f"{method}/target"
+def first_target(source: RunSource, array: MapArray) -> str:
+    """Name the first target of a map, the one that is stacked; empty for a map without targets."""
+    name = f"{array.method}/target"
+    if not array.targeted:
+        return ""
     return str(source.read(name, slice(0, 1))[0]) if source.has(name) else "first target"
-
-
-def _native_shape(source: RunSource, path: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in source.array(path).shape[-2:])
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-Stacks = Mapping[str, MeanAttribution]
-"""Mean maps by method."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,10 @@ class RunFacts:
     """Its maps."""
     name: str
     """What the page calls it."""
+    spans: Sequence[slice]
+    """Blocks of the catalogue that were looked at: all, or of a large survey an even selection."""
     rows: NDArray[np.int64]
-    """Rows of the catalogue that were looked at: all, or of a large survey an even selection."""
+    """Rows of the catalogue in `spans`."""
     status: NDArray[np.uint8]
     """As in the store."""
     label: NDArray[np.int64]
@@ -115,7 +117,7 @@ def load_facts(path: Path, *, partial: bool) -> RunFacts:
             f"{path}: the run is not finished, a report would miss objects; finish it with "
             f"`occulta resume {path}`, or report what there is with --partial"
         )
-    spans = _spans(source)
+    spans = source.spans()[:: -(-source.objects // MAX_OBJECTS)]
     blocks = [read_block(source, rows) for rows in spans]
     dropout = source.has("mc_dropout/predictive_entropy")
     probability = np.concatenate([_softmax(source.read("prediction/logit", s)) for s in spans])
@@ -128,6 +130,7 @@ def load_facts(path: Path, *, partial: bool) -> RunFacts:
         source=source,
         product=_maps(source, partial=partial),
         name=survey_name(source),
+        spans=spans,
         rows=np.concatenate([np.arange(s.start, s.stop) for s in spans]),
         status=np.concatenate([block.status for block in blocks]),
         label=np.concatenate([block.label for block in blocks]),
@@ -137,9 +140,9 @@ def load_facts(path: Path, *, partial: bool) -> RunFacts:
         entropy_from="Monte-Carlo dropout" if dropout else "the softmax of the logits",
         columns=_trend_columns(source, spans),
         gini={
-            method: _column(source, f"summary/{method}/gini", spans, 0)
-            for method in source.methods
-            if source.has(f"summary/{method}/gini")
+            quantity.path.split("/")[1]: _column(source, quantity.path, spans, 0)
+            for quantity in source.quantities.values()
+            if quantity.targeted
         },
     )
 
@@ -163,12 +166,6 @@ def count_status(source: RunSource) -> dict[str, int]:
         "quarantined": int((status == QUARANTINED).sum()),
         "pending": int((status == 0).sum()),
     }
-
-
-def _spans(source: RunSource) -> list[slice]:
-    spans = source.spans()
-    step = -(-source.objects // MAX_OBJECTS)
-    return spans[::step]
 
 
 def _maps(source: RunSource, *, partial: bool) -> MapsProduct:

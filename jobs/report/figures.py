@@ -9,16 +9,14 @@ import numpy as np
 
 from ..maps import MapsProduct
 from ..maps.build import figure_title
-from ..maps.figures import DARK, LIGHT, colour_limits, draw_sky, signed_scale
-from ..maps.product import LONG_NAMES, UNITS
+from ..maps.contents import Quantity
+from ..maps.figures import DARK, LIGHT, colour_limits, draw_sky, masked_note, signed_scale
 from . import readings
 from .charts import Axes, Chart, Series, draw_chart, from_bins
 from .facts import Floats, RunFacts
 from .overlays import Tile, class_names
 from .statistics import confusion, mean_by_class, quantile_bins, recall, reliability
-from .tiles import diagram, enlarge, photograph, signed_rgb
-
-_QUANTITIES = ("count", "accuracy", "predictive_entropy", "mutual_information")
+from .tiles import diagram, enlarge, photograph, signed_rgb, upright
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,17 @@ class SkyRow:
     """The maps of one quantity, one per run that has it."""
 
     title: str
+    concentration: bool
+    """Whether this is how concentrated a method's maps are."""
     maps: tuple[SkyMap, ...]
 
 
 @dataclass(frozen=True)
 class MeanRow:
-    """The mean maps of one method, by run and group, on one scale."""
+    """The mean of one array of maps, by run and group, on one scale."""
 
     method: str
+    long_name: str
     scale: float
     units: str
     reading: str
@@ -65,15 +66,15 @@ def sky_rows(runs: Sequence[RunFacts]) -> list[SkyRow]:
 
     A run without a position has none.
     """
+    placed = [facts.product for facts in runs if len(facts.product.sky.cells)]
+    quantities = {name: q for product in placed for name, q in product.quantities.items()}
     rows = []
-    for quantity in _QUANTITIES:
-        products = [facts.product for facts in runs if _has(facts.product, quantity)]
-        if not products:
-            continue
-        limits = colour_limits(quantity, [_values(product, quantity) for product in products])
-        maps = tuple(_sky_map(product, quantity, limits) for product in products)
-        unit = "" if UNITS[quantity] in ("1", "objects") else f" [{UNITS[quantity]}]"
-        rows.append(SkyRow(LONG_NAMES[quantity].capitalize() + unit, maps))
+    for name, quantity in quantities.items():
+        having = [product for product in placed if name in product.quantities]
+        limits = colour_limits(name, [_values(product, name) for product in having])
+        maps = tuple(_sky_map(product, quantity, limits) for product in having)
+        title = quantity.axis_label[0].upper() + quantity.axis_label[1:]
+        rows.append(SkyRow(title, name.startswith("concentration_"), maps))
     return rows
 
 
@@ -87,6 +88,7 @@ def mean_rows(runs: Sequence[RunFacts]) -> list[MeanRow]:
         rows.append(
             MeanRow(
                 method=method,
+                long_name=having[0].product.stacks[method].long_name,
                 scale=scale,
                 units=having[0].product.stacks[method].units,
                 reading=readings.mean_attributions(having, method),
@@ -219,25 +221,21 @@ def _axis_label(facts: RunFacts, column: str) -> str:
     return f"{column} [{unit}]" if unit else column
 
 
-def _has(product: MapsProduct, quantity: str) -> bool:
-    mapped = quantity == "count" or quantity in product.sky.means
-    return mapped and len(product.sky.cells) > 0
-
-
-def _values(product: MapsProduct, quantity: str) -> Floats:
-    if quantity == "count":
+def _values(product: MapsProduct, name: str) -> Floats:
+    if name == "count":
         return product.sky.count.astype(np.float64)
-    return product.sky.means[quantity].mean
+    return product.sky.means[name].mean
 
 
-def _sky_map(product: MapsProduct, quantity: str, limits: tuple[float, float]) -> SkyMap:
-    title = figure_title(product, LONG_NAMES[quantity])
+def _sky_map(product: MapsProduct, quantity: Quantity, limits: tuple[float, float]) -> SkyMap:
+    name, title = quantity.name, figure_title(product, quantity.long_name)
     light, dark = (
-        diagram(draw_sky(product.sky, quantity, title, limits=limits, ink=ink))
-        for ink in (LIGHT, DARK)
+        diagram(draw_sky(product.sky, name, title, limits=limits, ink=ink)) for ink in (LIGHT, DARK)
     )
-    means = product.sky.means.get(quantity)
-    reading = readings.sky(quantity, product.survey, means, product.sky.count.astype(np.float64))
+    reading = readings.sky(name, product.survey, product.sky)
+    note = masked_note(product.sky, name).replace("\n", " ")
+    if note:
+        reading += f" {note[0].upper()}{note[1:]}."
     return SkyMap(
         light, dark, f"Map of the sky in Mollweide projection. {title}. {reading}", reading
     )
@@ -247,9 +245,11 @@ def _mean_tiles(facts: RunFacts, method: str, scale: float) -> tuple[tuple[Tile,
     stack = facts.product.stacks[method]
     tiles = []
     for name, number, mean in zip(stack.groups, stack.number, stack.mean, strict=True):
-        colours = enlarge(signed_rgb(mean, scale), smooth=False)
+        colours = upright(signed_rgb(mean, scale), facts.product.origin)
         alt = f"Mean {readings.readable(method)} of {number:,} objects of {name} in {facts.name}"
-        tiles.append((Tile(method, photograph(colours), alt), name, int(number)))
+        tiles.append(
+            (Tile(method, photograph(enlarge(colours, smooth=False)), alt), name, int(number))
+        )
     return tuple(tiles)
 
 

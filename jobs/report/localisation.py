@@ -54,11 +54,11 @@ def localise(facts: RunFacts) -> list[Localisation]:
         return []
     barred = _barred(facts)
     found = []
-    for method in facts.source.methods:
-        shares = _shares(facts.source, method, masks, barred)
+    for name, array in facts.source.maps.items():
+        shares = _shares(facts.source, name, masks, barred) if array.explains else []
         if shares:
             inside, area = np.array(shares).T
-            found.append(_average(method, inside, area))
+            found.append(_average(name, inside, area))
     return found
 
 

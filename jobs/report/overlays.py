@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..maps.contents import MapArray
 from ..maps.figures import signed_scale
+from ..maps.source import Origin
+from .class_maps import class_pixels, class_rgb
 from .examples import Example, choose_examples
 from .facts import Floats, RunFacts
 from .pixels import ReadPixels
 from .readings import readable
 from .rows import pixel_maps
-from .tiles import enlarge, galaxy_rgb, outline, photograph, signed_rgb, white_balance
+from .tiles import enlarge, galaxy_rgb, outline, photograph, signed_rgb, upright, white_balance
 
 MAX_TILES = 420
 """Pictures of objects on the page; classes then show fewer objects each."""
@@ -26,7 +29,7 @@ class Tile:
     """A picture in the grid."""
 
     column: str
-    """``galaxy`` or a method."""
+    """``galaxy``, or the name of an array of maps."""
     uri: str
     """The picture; empty where there is none."""
     alt: str
@@ -62,10 +65,12 @@ def class_grids(
 
     Returns
     -------
-    The grids, and the end of each method's colour scale, the same for all runs
+    The grids, and the end of the colour scale of each array of maps, the same for all runs
     """
     classes = class_names(runs)[:MAX_CLASSES]
-    columns = 1 + max((len(facts.source.methods) for facts in runs), default=0)
+    columns = 1 + max(
+        (len(facts.source.maps) + len(facts.source.class_maps) for facts in runs), default=0
+    )
     each = min(2, max(1, MAX_TILES // (len(runs) * len(classes) * columns * 3)))
     chosen = [
         {
@@ -76,12 +81,9 @@ def class_grids(
         for facts in runs
     ]
     maps = [_read_maps(facts, picks) for facts, picks in zip(runs, chosen, strict=True)]
-    methods = sorted({method for facts in runs for method in facts.source.methods})
     scales = {
-        method: signed_scale(
-            [m for found in maps for (name, _), m in found.items() if name == method]
-        )
-        for method in methods
+        name: signed_scale([m for found in maps for (of, _), m in found.items() if of == name])
+        for name in sorted({name for facts in runs for name in facts.source.maps})
     }
     shown = [
         _draw_run(facts, picks, found, scales, read_pixels)
@@ -106,13 +108,13 @@ def class_names(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _read_maps(facts: RunFacts, picks: dict[str, list[Example]]) -> dict[tuple[str, int], Floats]:
-    """Read the maps of the chosen objects, by method and row."""
+    """Read the maps of the chosen objects, by name and row."""
     positions = [example.position for examples in picks.values() for example in examples]
     rows = facts.rows[np.array(positions, dtype=np.int64)]
     return {
-        (method, row): values
-        for method in facts.source.methods
-        for row, values in pixel_maps(facts.source, method, rows)
+        (name, row): values
+        for name in facts.source.maps
+        for row, values in pixel_maps(facts.source, name, rows)
     }
 
 
@@ -127,10 +129,19 @@ def _draw_run(
     images = dict(zip(rows, read_pixels(facts.source.path, rows), strict=True)) if rows else {}
     balance = white_balance([image for image in images.values() if image is not None])
     pictures = {
-        row: galaxy_rgb(image, balance) for row, image in images.items() if image is not None
+        row: upright(galaxy_rgb(image, balance), facts.source.origin)
+        for row, image in images.items()
+        if image is not None
+    }
+    winners = {
+        (name, row): numbers
+        for name in facts.source.class_maps
+        for row, numbers in class_pixels(facts.source, name, np.array(rows))
     }
     return {
-        name: tuple(_draw_object(facts, example, pictures, maps, scales) for example in examples)
+        name: tuple(
+            _draw_object(facts, example, pictures, maps, scales, winners) for example in examples
+        )
         for name, examples in picks.items()
     }
 
@@ -141,6 +152,7 @@ def _draw_object(
     pictures: dict[int, NDArray[np.uint8]],
     maps: dict[tuple[str, int], Floats],
     scales: dict[str, float],
+    winners: dict[tuple[str, int], NDArray[np.int64]],
 ) -> ShownObject:
     position = example.position
     row = int(facts.rows[position])
@@ -149,9 +161,10 @@ def _draw_object(
     galaxy = pictures.get(row)
     tiles = [_galaxy_tile(name, galaxy)]
     tiles += [
-        _map_tile(method, name, predicted, maps[method, row], scales[method], galaxy)
-        for method in facts.source.methods
+        _map_tile(array, name, maps[of, row], scales[of], facts.source.origin, galaxy)
+        for of, array in facts.source.maps.items()
     ]
+    tiles += [_class_tile(of, name, winners[of, row], facts) for of in facts.source.class_maps]
     return ShownObject(
         id=name,
         label=facts.classes[facts.label[position]] if labelled else "none",
@@ -171,18 +184,33 @@ def _galaxy_tile(name: str, galaxy: NDArray[np.uint8] | None) -> Tile:
 
 
 def _map_tile(
-    method: str,
+    array: MapArray,
     name: str,
-    predicted: str,
     values: Floats,
     scale: float,
+    origin: Origin,
     galaxy: NDArray[np.uint8] | None,
 ) -> Tile:
     if not np.isfinite(values).any():
-        return Tile(method, "", f"{name} has no map of this method: its first target is missing")
-    colours = enlarge(signed_rgb(values, scale), smooth=False)
+        alt = f"{name} has no map of this method: its first target is missing"
+        return Tile(array.name, "", alt)
+    colours = enlarge(upright(signed_rgb(values, scale), origin), smooth=False)
     if galaxy is not None:
         colours = outline(colours, galaxy)
     share = float(np.maximum(values, 0).sum() / np.abs(values).sum()) if values.any() else 0.0
-    alt = f"{readable(method).capitalize()} of {name}, predicted {predicted}: {share:.0%} positive"
-    return Tile(method, photograph(colours), alt)
+    alt = f"{readable(array.name).capitalize()} of {name}: {array.long_name}, {share:.0%} positive"
+    return Tile(array.name, photograph(colours), alt)
+
+
+def _class_tile(of: str, name: str, numbers: NDArray[np.int64], facts: RunFacts) -> Tile:
+    classes, (winner, count) = facts.classes, _most_common(numbers)
+    colours = upright(class_rgb(numbers, len(classes)), facts.source.origin)
+    known = 0 <= winner < len(classes)
+    text = f"{classes[winner]} in {count / numbers.size:.0%}" if known else "no class"
+    alt = f"{readable(of).capitalize()} of {name}: {text}"
+    return Tile(of, photograph(enlarge(colours, smooth=False)), alt)
+
+
+def _most_common(numbers: NDArray[np.int64]) -> tuple[int, int]:
+    values, counts = np.unique(numbers, return_counts=True)
+    return int(values[counts.argmax()]), int(counts.max())

@@ -19,6 +19,7 @@ from cluster.errors import StorageError
 
 from ..errors import RefusedError
 from . import figures, readings
+from .class_maps import Swatch, swatches
 from .facts import RunFacts, count_status, load_facts, read_quarantine
 from .localisation import localise
 from .overlays import class_grids
@@ -103,6 +104,7 @@ def render(
         headline=readings.headline(runs),
         grids=grids,
         scales=scales,
+        class_maps=_class_legends(runs),
         colour_bar=colour_bar(),
         means=figures.mean_rows(runs),
         sky=figures.sky_rows(runs),
@@ -162,17 +164,27 @@ def _overview(facts: RunFacts) -> dict[str, Any]:
         "classes": facts.classes,
         "grouped_by": facts.grouped_by,
         "entropy_from": facts.entropy_from,
-        "methods": source.methods,
+        "maps": list(source.maps),
+        "concentrations": list(facts.gini),
         "table": figures.class_table(facts),
         "notes": facts.product.notes,
         "left_out": facts.product.left_out,
-        "min_count": facts.product.min_count,
+        "min_count": facts.product.sky.min_count,
         "nside": facts.product.sky.nside,
         "quarantine": rows,
         "quarantine_total": total,
         "job": text[:MAX_JOB_TEXT],
         "manifest": sorted(_flat(source.manifest)),
     }
+
+
+def _class_legends(runs: Sequence[RunFacts]) -> dict[str, list[Swatch]]:
+    """Return the colours of the classes for each array of class maps; of a name, the first run's."""
+    legends: dict[str, list[Swatch]] = {}
+    for facts in runs:
+        for name in facts.source.class_maps:
+            legends.setdefault(name, swatches(facts.classes))
+    return legends
 
 
 def _localisation(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..maps.healpix import CellMeans
-from .facts import Floats, RunFacts
+from ..maps.healpix import SkyTable
+from .facts import RunFacts
 from .localisation import Localisation
-from .statistics import Binned, Reliability, confusion, half_evidence_radius, recall
+from .statistics import (
+    Binned,
+    Estimate,
+    Reliability,
+    confusion,
+    differ,
+    half_evidence_radius,
+    recall,
+)
 
 
 def readable(name: str) -> str:
@@ -59,8 +67,9 @@ def mean_attributions(runs: Sequence[RunFacts], method: str) -> str:
     return f"Radius that holds half of the positive mean evidence: {'; '.join(parts)}."
 
 
-def sky(name: str, run: str, means: CellMeans | None, count: Floats) -> str:
+def sky(name: str, run: str, table: SkyTable) -> str:
     """Say how a quantity varies over the sky, beside its standard error."""
+    means, count = table.means.get(name), table.count
     if means is None:
         return (
             f"{run}: {int(count.sum()):,} objects in {len(count):,} cells, "
@@ -85,13 +94,18 @@ def sky(name: str, run: str, means: CellMeans | None, count: Floats) -> str:
 
 
 def trend(quantity: str, column: str, bins: Sequence[tuple[str, Binned]]) -> str:
-    """Say where a quantity goes from the lowest to the highest bin."""
-    parts = [
-        f"{name}: {quantity} {_change(float(b.y[0]), float(b.y[-1]))} as {column} goes from "
-        f"{b.x[0]:.3g} to {b.x[-1]:.3g}"
-        for name, b in bins
-        if len(b.x) > 1
-    ]
+    """Say where a quantity goes from the lowest to the highest bin, if it goes anywhere."""
+    parts = []
+    for name, b in bins:
+        if len(b.x) < 2:
+            continue
+        before, after = (Estimate(float(b.y[end]), float(b.error[end])) for end in (0, -1))
+        change = (
+            f"{quantity} {_change(before.mean, after.mean)}"
+            if differ(before, after)
+            else f"no significant trend of {quantity} (from {before} to {after})"
+        )
+        parts.append(f"{name}: {change} as {column} goes from {b.x[0]:.3g} to {b.x[-1]:.3g}")
     return f"{'; '.join(parts)}." if parts else "Too few objects for a trend."
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..maps.source import RunSource
-from ..maps.stacks import method_array, read_pixels
+from ..maps.stacks import read_pixels
 from .facts import Floats
 
 
@@ -33,8 +33,8 @@ def gather(
 
 
 def pixel_maps(
-    source: RunSource, method: str, rows: NDArray[np.integer]
+    source: RunSource, name: str, rows: NDArray[np.integer]
 ) -> Iterator[tuple[int, Floats]]:
-    """Give (row, attribution per pixel of the first target) for each of some rows."""
-    chunk = int(source.array(method_array(source, method)).chunks[0])
-    return gather(lambda part: read_pixels(source, method, part), chunk, rows)
+    """Give (row, map per pixel of the first target) for each of some rows."""
+    chunk = int(source.array(source.maps[name].path).chunks[0])
+    return gather(lambda part: read_pixels(source, name, part), chunk, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,22 @@ class Binned:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error."""
+
+    mean: float
+    error: float
+    """NaN for a single value."""
+
+    def __str__(self) -> str:
+        """Write both with two significant digits of the error."""
+        if not self.error > 0:
+            return f"{self.mean:.2f}"
+        digits = min(max(1 - math.floor(math.log10(self.error)), 0), 6)
+        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
+
+
+@dataclass(frozen=True)
 class Reliability:
     """How often the network is right when it says so."""
 
@@ -34,6 +51,11 @@ class Reliability:
     """Mean of |accuracy - confidence| over bins, weighted by their objects (ECE, 10 equal bins)."""
     overconfidence: float
     """Mean confidence minus accuracy."""
+
+
+def differ(one: Estimate, other: Estimate) -> bool:
+    """Return whether two means differ by more than two standard errors of their difference."""
+    return abs(one.mean - other.mean) > 2 * math.hypot(one.error, other.error)
 
 
 def confusion(facts: RunFacts) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..maps.figures import SIGNED
+from ..maps.source import Origin
 from .facts import Floats
 
 Bytes = NDArray[np.uint8]
@@ -66,6 +67,11 @@ def signed_rgb(values: Floats, scale: float) -> Bytes:
     shown = np.clip(np.nan_to_num(values) / scale, -1.0, 1.0) * 0.5 + 0.5
     colours = mpl.colormaps[SIGNED](shown, bytes=True)[..., :3]
     return np.where(np.isfinite(values)[..., None], colours, np.uint8(128))
+
+
+def upright(colours: Bytes, origin: Origin) -> Bytes:
+    """Put row 0 of a picture, its first row as stored, where it belongs on the page."""
+    return colours[::-1] if origin == "lower" else colours
 
 
 def outline(colours: Bytes, galaxy: Bytes) -> Bytes:

@@ -18,6 +18,7 @@ from attribution.occlusion import Occlusion
 from cluster.errors import StorageError, VerificationError
 from jobs.errors import RefusedError
 from jobs.maps import MapsProduct, aggregate_maps, build_maps, read_store
+from jobs.maps.source import open_source
 from jobs.specs.maps import MapsSpec
 
 SPEC = MapsSpec(nside=8, min_count=3)
@@ -182,8 +183,10 @@ def test_the_product_is_read_back_as_it_was_built(built: tuple[Any, MapsProduct]
     again = read_store(product.path)
     assert (again.left_out, again.mapped, again.notes) == (product.left_out, 47, product.notes)
     assert again.results_digest == "ab" * 32
+    assert (again.origin, again.quantities.keys()) == ("lower", product.quantities.keys())
     np.testing.assert_array_equal(again.sky.cells, product.sky.cells)
     for name, means in product.sky.means.items():
+        assert again.quantities[name].axis_label == means.quantity.axis_label
         np.testing.assert_array_equal(again.sky.means[name].mean, means.mean)
     for name, stack in product.stacks.items():
         np.testing.assert_array_equal(again.stacks[name].standard_error, stack.standard_error)
@@ -226,7 +229,7 @@ def test_a_run_without_dropout_has_no_uncertainty_maps_and_says_so(
     make_content: Make, write_run: Write
 ) -> None:
     product = aggregate_maps(write_run(make_content().but(entropy={})), SPEC)
-    assert set(product.sky.means) == {"accuracy"}
+    assert {name.split("_")[0] for name in product.sky.means} == {"accuracy", "concentration"}
     assert any("no mc_dropout" in note for note in product.notes)
 
 
@@ -235,7 +238,8 @@ def test_without_labels_there_is_no_accuracy_and_the_prediction_groups(
 ) -> None:
     content = make_content()
     product = aggregate_maps(write_run(content.but(label=np.full(50, ""))), SPEC)
-    assert set(product.sky.means) == {"predictive_entropy", "mutual_information"}
+    assert "accuracy" not in product.sky.means
+    assert {"predictive_entropy", "mutual_information"} < set(product.sky.means)
     assert product.group_by == "predicted"
     assert any("No object has a value of label" in note for note in product.notes)
     predicted = content.logit.argmax(axis=1)[content.status == 1]
@@ -339,26 +343,58 @@ def test_what_is_no_attribution_run_is_refused(
     assert "can't be read" in refusal(run)
 
 
-@pytest.mark.parametrize("array", ["integrated_gradients/attribution", "prediction/logit"])
-def test_a_lost_shard_is_noticed_and_not_averaged(
-    make_content: Make, write_run: Write, array: str
+@pytest.mark.parametrize(
+    ("array", "shard"),
+    [
+        ("integrated_gradients/attribution", "c.1.0.0.0"),
+        ("prediction/logit", "c.1.0"),
+        ("mc_dropout/mutual_information", "c.1"),
+        ("summary/occlusion/gini", "c.1.0"),
+        ("status", "c.1"),
+    ],
+)
+def test_a_lost_shard_is_named_and_not_averaged(
+    make_content: Make, write_run: Write, array: str, shard: str
 ) -> None:
     run = write_run(make_content())
-    (shard,) = (run / "results.zarr" / array).glob("c.1.*")
-    shard.unlink()
-    with pytest.raises(VerificationError, match=r"object 16 is complete.*occulta verify .*repair"):
+    (run / "results.zarr" / array / shard).unlink()
+    with pytest.raises(VerificationError) as caught:
         build_maps(run, SPEC)
+    assert f"results.zarr/{array}: shard {shard} (objects 16 to 31) is lost" in str(caught.value)
+    assert "object 16" in str(caught.value)
+    assert str(caught.value).endswith(f"occulta verify {run} --repair")
     assert not (run / "maps").exists()
 
 
-def test_a_flipped_bit_is_noticed(make_content: Make, write_run: Write) -> None:
-    run = write_run(make_content())
-    shard = run / "results.zarr/occlusion/grid/c.1.0.0.0"
-    content = bytearray(shard.read_bytes())
-    content[40] ^= 4
-    shard.write_bytes(content)
-    with pytest.raises(StorageError, match=r"occlusion/grid: objects 16 to 23 can't be read"):
+@pytest.mark.parametrize(
+    ("array", "shard"),
+    [("occlusion/grid", "c.3.0.0.0"), ("status", "c.3"), ("prediction/target", "c.3.0")],
+)
+def test_a_flipped_bit_is_named(
+    make_content: Make, write_run: Write, array: str, shard: str
+) -> None:
+    # A block has two shards here, and the second one is damaged.
+    run = write_run(make_content(objects=1100))
+    path = run / "results.zarr" / array / shard
+    content = bytearray(path.read_bytes())
+    content[10] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(VerificationError) as caught:
         build_maps(run, SPEC)
+    assert f"results.zarr/{array}: shard {shard} (objects 48 to 63) is lost" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_may_not_be_read_is_no_damage(
+    make_content: Make, write_run: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(array: object, selection: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    source = open_source(write_run(make_content()))
+    monkeypatch.setattr(zarr.Array, "__getitem__", refuse)
+    with pytest.raises(StorageError, match=r"status: objects 0 to 15 can't be read \(Permission"):
+        source.read("status", slice(0, 16))
 
 
 def test_a_second_build_replaces_the_first(make_content: Make, write_run: Write) -> None:

@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from matplotlib.projections.geo import MollweideAxes
 
-from jobs.maps.figures import colour_limits, draw_sky, signed_scale
-from jobs.maps.healpix import CellMeans, SkyTable, mean_and_error
+from jobs.maps import figures
+from jobs.maps.contents import ACCURACY
+from jobs.maps.figures import (
+    colour_limits,
+    draw_mean_attribution,
+    draw_sky,
+    masked_note,
+    signed_scale,
+)
+from jobs.maps.healpix import CellMeans, SkyTable, mean_and_error, suggest_nside
 from jobs.maps.mollweide import EQUATOR, POLE, cell_polygons, central_meridian, project
+from jobs.maps.stacks import MeanAttribution
 
 
 def area(polygon: np.ndarray) -> float:
@@ -68,7 +77,7 @@ def table() -> SkyTable:
     mean = np.linspace(0.2, 0.9, len(cells))
     mean[5] = np.nan
     count = np.arange(len(cells))
-    return SkyTable(8, cells, count, {"accuracy": CellMeans(mean, mean * 0.1, count)})
+    return SkyTable(8, cells, count, {"accuracy": CellMeans(ACCURACY, mean, mean * 0.1, count)})
 
 
 def test_a_figure_does_not_depend_on_the_users_settings() -> None:
@@ -101,3 +110,75 @@ def test_mean_and_error_of_few_values() -> None:
     mean, error = mean_and_error(number, total, square)
     np.testing.assert_array_equal(mean, [np.nan, 4.0, 2.0, 1e8])
     np.testing.assert_array_equal(error, [np.nan, np.nan, 1.0, 0.0])
+
+
+def masked(numbers: list[int], min_count: int = 3) -> SkyTable:
+    """Return neighbouring cells of nside 8 with these numbers of objects."""
+    number = np.array(numbers)
+    mean = np.where(number >= min_count, 0.5, np.nan)
+    means = {"accuracy": CellMeans(ACCURACY, mean, mean * 0.1, number)}
+    return SkyTable(8, np.arange(len(numbers)), number, means, min_count)
+
+
+def test_grey_is_explained_where_there_is_grey() -> None:
+    assert masked_note(masked([3, 4]), "accuracy") == ""
+    assert masked_note(masked([1, 4]), "count") == ""
+    assert masked_note(masked([1, 4]), "accuracy") == "grey: fewer than 3 objects"
+    assert masked_note(masked([0, 4], 1), "accuracy") == "grey: no object"
+    empty = masked_note(masked([1, 1, 1, 1]), "accuracy")
+    assert empty == "grey: fewer than 3 objects\nin every cell: try nside: 4"
+    assert masked_note(masked([1, 1]), "accuracy").endswith("in every cell: lower min_count")
+
+
+def test_the_nside_that_is_proposed_shows_half_of_the_cells() -> None:
+    # 16 cells of one object: 4 cells of 4 objects at nside 4.
+    assert suggest_nside(masked([1] * 16), "accuracy") == 4
+    assert suggest_nside(masked([1] * 16, min_count=5), "accuracy") == 2
+    # Cells 0 to 3 merge to 4 objects at nside 4, but the other three cells stay below 3.
+    spread = masked([1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0])
+    assert suggest_nside(spread, "accuracy") == 2
+
+
+class Drawn:
+    """What was drawn, instead of its pixels."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.figure = mpl.figure.Figure()
+        monkeypatch.setattr(figures, "png", self._keep)
+
+    def _keep(self, figure: mpl.figure.Figure) -> bytes:
+        self.figure = figure
+        figure.draw_without_rendering()
+        return b""
+
+
+def test_a_picture_says_what_grey_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(monkeypatch)
+    draw_sky(masked([1, 4]), "accuracy", "title")
+    assert "grey: fewer than 3 objects" in [text.get_text() for text in drawn.figure.texts]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 4321])
+def test_a_count_has_whole_ticks(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    drawn = Drawn(monkeypatch)
+    draw_sky(masked([1, most]), "count", "title")
+    labels = [tick.get_text() for tick in drawn.figure.axes[1].get_xticklabels()]
+    assert len(labels) >= 2
+    assert all(label.isdigit() for label in labels)
+
+
+@pytest.mark.parametrize(("origin", "top"), [("lower", 2), ("upper", 0)])
+def test_row_zero_of_a_mean_is_drawn_where_it_belongs(
+    monkeypatch: pytest.MonkeyPatch, origin: figures.Origin, top: int
+) -> None:
+    drawn = Drawn(monkeypatch)
+    mean = np.zeros((1, 3, 3))
+    mean[0, top, 0] = 1.0
+    stack = MeanAttribution("m", "m", "", ("g",), np.array([1]), mean, mean, "1")
+    draw_mean_attribution(stack, "title", origin=origin)
+    axes = drawn.figure.axes[0]
+    (image,) = axes.images
+    assert image.get_array()[top, 0] == 1.0
+    # The strong pixel's centre is in the upper left corner of the axes.
+    x, y = axes.transAxes.inverted().transform(axes.transData.transform((0, top)))
+    assert x < 0.34 < 0.66 < y

@@ -157,6 +157,54 @@ def test_pictures_are_pictures(two: tuple[Any, Any, str]) -> None:
             assert picture.format == "WEBP"
 
 
+def picture(image: dict[str, str | None]) -> np.ndarray:
+    content = base64.b64decode(str(image["src"]).split(",", 1)[1])
+    with Image.open(io.BytesIO(content)) as opened:
+        return np.asarray(opened.convert("RGB")).astype(int)
+
+
+def corner(strength: np.ndarray) -> str:
+    """Name the corner of a picture in which a quantity is strongest."""
+    y, x = np.unravel_index(strength.argmax(), strength.shape)
+    height, width = strength.shape
+    return ("top" if y < height / 2 else "bottom") + (" left" if x < width / 2 else " right")
+
+
+@pytest.mark.parametrize(
+    ("form", "place"),
+    [("fits", "bottom left"), ("simulated", "bottom left"), ("images", "top left")],
+)
+def test_row_zero_is_at_the_bottom_unless_the_survey_is_of_pictures(
+    make_content: Make, write_run: Write, tmp_path: Path, form: str, place: str
+) -> None:
+    maps = np.zeros((12, 2, 12, 12))
+    maps[:, :, 1, 2] = 1.0
+    content = off_the_sky(make_content(objects=12)).but(
+        maps={"integrated_gradients": maps, "occlusion": np.zeros((12, 2, 3, 3))},
+        job={"survey": {"format": form, "path": "nowhere"}},
+    )
+    content.maps["occlusion"][:, :, 0, 0] = 1.0
+    galaxy = np.zeros((3, 12, 12), np.float32)
+    galaxy[:, :3, :3] = 1.0
+    out = write_report(
+        [write_run(content)],
+        tmp_path / "r.html",
+        read_pixels=lambda run, rows: [galaxy] * len(rows),
+    )
+    images = Page(out.read_text("utf-8")).all("img")
+    seen: dict[str, set[str]] = {"Image": set(), "Integrated": set(), "Occlusion": set()}
+    means = set()
+    for image in images:
+        first, colours = str(image["alt"]).split()[0], picture(image)
+        red = colours[..., 0] - colours[..., 2]
+        if first in seen:
+            seen[first].add(corner(colours.sum(axis=2) if first == "Image" else red))
+        elif first == "Mean":
+            means.add(corner(red))
+    assert seen == {name: {place} for name in seen}
+    assert means == {place}
+
+
 def test_methods_and_classes_can_be_chosen(two: tuple[Any, Any, str]) -> None:
     page = Page(two[2])
     methods = {"occlusion", "integrated_gradients", "gradient_x_input"}

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.maps.contents import Windows
+from jobs.report import readings
 from jobs.report.charts import Axes, Series, draw_chart, nice_ticks
+from jobs.report.class_maps import class_rgb, nearest
 from jobs.report.examples import CERTAIN, UNCERTAIN, WRONG, choose_examples
 from jobs.report.facts import RunFacts, load_facts
 from jobs.report.rows import gather
 from jobs.report.statistics import (
+    Binned,
     confusion,
     half_evidence_radius,
     mean_by_class,
@@ -160,3 +164,38 @@ def test_the_white_balance_brings_bands_together() -> None:
     balanced = image[:, 4, 4] * balance
     assert balanced.max() / balanced.min() == pytest.approx(8**0.2)
     assert white_balance([]).tolist() == [1.0, 1.0, 1.0]
+
+
+def binned(y: list[float], error: list[float]) -> Binned:
+    return Binned(np.array([1.0, 2.0]), np.array(y), np.array(error), np.array([9, 9]))
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "text"),
+    [
+        ([0.05, 0.08], [0.02, 0.02], "no significant trend of entropy (from 0.050 ± 0.020 to"),
+        ([0.05, 0.08], [0.01, 0.01], "a: entropy rises from 0.05 to 0.08 as seeing goes from 1 to"),
+        ([0.50, 0.10], [0.1, 0.1], "a: entropy falls from 0.50 to 0.10 as seeing"),
+        # 2 standard errors of the difference are 0.4 exactly: not more.
+        ([0.50, 0.10], [0.2, 0.0], "no significant trend"),
+        ([0.50, 0.10], [0.1, np.nan], "no significant trend"),
+    ],
+)
+def test_a_trend_is_claimed_beyond_two_standard_errors(
+    y: list[float], error: list[float], text: str
+) -> None:
+    assert text in readings.trend("entropy", "seeing", [("a", binned(y, error))])
+
+
+def test_each_pixel_has_the_class_of_the_nearest_window() -> None:
+    windows = Windows((5, 7), (2, 3), (2, 2))
+    # Centres 0.5, 2.5, 4 (the last window is cut) and 1, 3, 5; a tie goes to the first.
+    grid = np.arange(9).reshape(3, 3)
+    rows, columns = [0, 0, 1, 1, 2], [0, 0, 0, 1, 1, 2, 2]
+    assert nearest(grid, windows).tolist() == [[3 * r + c for c in columns] for r in rows]
+
+
+def test_classes_have_colours_of_their_own_and_no_class_is_grey() -> None:
+    colours = class_rgb(np.array([[-1, *range(20), 20]]), 20)[0].tolist()
+    assert colours[0] == colours[-1] == [128, 128, 128]
+    assert len({tuple(colour) for colour in colours[1:-1]}) == 20
