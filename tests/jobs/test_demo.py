@@ -1,0 +1,158 @@
+"""The demo at a small size: every product is there, the numbers are its own, nothing twice."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jobs.demo import DemoSizes, next_command, run_demo, what_to_look_at
+from jobs.errors import RefusedError
+from jobs.plan import plan_job
+from jobs.run.events import RunStarted
+from jobs.run.status import read_status
+from jobs.specs.load import load_job
+
+slow = pytest.mark.slow
+
+SIZES = DemoSizes(training=160, explained=120, epochs=2)
+RUNS = ("survey-a-1", "survey-a-2", "survey-b-2", "train-a", "why-a", "why-b")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    said, told = [], []
+    return folder, run_demo(folder, said.append, [told.append], SIZES), said, told
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@slow
+def test_every_product_is_there(demo):
+    folder, page, _, told = demo
+    assert [read_status(folder / run).state for run in RUNS] == ["complete"] * 6
+    assert [event.run for event in told if isinstance(event, RunStarted)] == [
+        str(folder / run) for run in RUNS
+    ]
+    for run in ("why-a", "why-b"):
+        assert (folder / run / "maps/mutual_information.png").exists()
+        assert (folder / run / "maps/healpix.fits").exists()
+    assert page == folder / "report/index.html"
+    assert "<html" in page.read_text()
+
+
+@slow
+def test_the_steps_are_numbered_after_an_estimate(demo):
+    folder, _, said, _ = demo
+    assert re.fullmatch(
+        rf"(less than a minute|about [\d.]+ minutes?) on \d+ cores?, in {folder}", said[0]
+    )
+    assert [line.split()[0] for line in said[1:]] == [f"[{n}/8]" for n in range(1, 9)]
+    assert said[1] == "[1/8] simulating 160 galaxies of survey A to train on"
+    assert not any("done before" in line for line in said)
+
+
+def accuracy(folder, run):
+    tree = xr.open_datatree(folder / run / "results.zarr", engine="zarr")
+    classes = tree["prediction/class"].values
+    predicted = classes[tree["prediction/logit"].values.argmax(axis=1)]
+    return float(np.mean(predicted == tree["catalogue/label"].values))
+
+
+@slow
+def test_the_lines_at_the_end_hold_the_numbers_of_the_products(demo):
+    folder, _, _, _ = demo
+    lines = what_to_look_at(folder)
+    assert 4 <= len(lines) <= 6
+    shares = [float(share) / 100 for share in re.findall(r"(\d+)%", lines[0])]
+    assert shares == pytest.approx([accuracy(folder, f"why-{s}") for s in "ab"], abs=0.0051)
+    assert all("\n" not in line for line in lines)
+    (uncertain,) = [line for line in lines if "mutual information is highest" in line]
+    assert uncertain.endswith(str(folder / "why-b/maps/mutual_information.png"))
+    maps = xr.open_datatree(folder / "why-b/maps/maps.zarr", engine="zarr")["healpix"]
+    cell = int(np.nanargmax(maps["mutual_information"].values))
+    assert f"({maps['mutual_information'].values[cell]:.3f} nat" in uncertain
+    assert f"RA {maps['ra'].values[cell]:.0f}, Dec {maps['dec'].values[cell]:+.0f} deg" in uncertain
+
+
+def test_the_lines_name_the_class_that_suffers_most(make_content, write_run, tmp_path):
+    content = make_content(objects=60)
+    truth = np.array([content.classes.index(label) for label in content.label])
+    right = np.eye(3)[truth] * 9
+    wrong = right.copy()
+    wrong[np.flatnonzero(truth == 1)[::2]] = [0, 0, 9]  # half of the spirals, to barred
+    wrong[np.flatnonzero(truth == 0)[:1]] = [0, 0, 9]
+    for name, logit in (("why-a", right), ("why-b", wrong)):
+        write_run(content.but(logit=logit, name=name), name).rename(tmp_path / name)
+    lines = what_to_look_at(tmp_path)
+    good = content.status == 1
+    correct = (wrong.argmax(axis=1) == truth)[good]
+    recall = correct[truth[good] == 1].mean()
+    assert lines[0].startswith("The network is right on 100% of survey A")
+    assert lines[0].endswith(f"{correct.mean():.0%} of survey B.")
+    assert f"spiral galaxies falls most, from 1.00 on A to {recall:.2f} on B" in lines[1]
+    assert not any("falls" in line for line in lines[2:])
+
+
+@slow
+def test_the_store_opens_as_the_line_says(demo):
+    folder, _, _, _ = demo
+    (line,) = [line for line in what_to_look_at(folder) if line.startswith("Results: ")]
+    opened = eval(line.removeprefix("Results: "), {"xarray": xr})
+    assert opened["attribution"].dims == ("object", "target", "y", "x")
+    assert opened["attribution"].shape[0] == SIZES.explained
+
+
+@slow
+def test_the_next_command_is_a_job_that_can_be_planned(demo):
+    folder, _, _, _ = demo
+    command = shlex.split(what_to_look_at(folder)[-1].removeprefix("Try next: "))
+    assert command == next_command(folder)
+    _, _, job_file, _, change, _, out = command
+    job = load_job(job_file_path := folder / "why-b/job.yaml", [change])
+    assert str(job_file_path) == job_file
+    assert job.methods[2].method == "integrated_gradients"
+    assert job.methods[2].steps == 64
+    planned = plan_job(job.model_copy(update={"output": out}))
+    assert planned.units.objects == SIZES.explained
+
+
+@slow
+def test_a_second_demo_does_nothing_twice(demo):
+    folder, page, _, _ = demo
+    before, said, told = files(folder), [], []
+    assert run_demo(folder, said.append, [told.append], SIZES) == page
+    assert files(folder) == before
+    assert told == []
+    assert [line.endswith(": done before") for line in said] == [True] * 8
+
+
+@slow
+def test_lost_maps_and_report_are_made_again_but_no_run(demo):
+    folder, page, _, _ = demo
+    before = files(folder)
+    (folder / "why-a/maps/mutual_information.png").unlink()
+    said, told = [], []
+    assert run_demo(folder, said.append, [told.append], SIZES) == page
+    assert told == []
+    assert [line.endswith(": done before") for line in said[1:]] == [True] * 6 + [False] * 2
+    after = files(folder)
+    assert after.keys() == before.keys()
+    changed = {path.relative_to(folder).parts[:2] for path in before if before[path] != after[path]}
+    assert changed == {("why-a", "maps"), ("why-b", "maps"), ("report", "index.html")}
+
+
+@slow
+def test_other_sizes_are_refused_by_name(demo):
+    folder, _, _, _ = demo
+    before = files(folder)
+    sizes = DemoSizes(training=160, explained=120, epochs=3)
+    with pytest.raises(RefusedError, match=r"train-a: spec changed .*fit\.epochs: 2 -> 3"):
+        run_demo(folder, lambda _: None, [], sizes)
+    assert files(folder) == before
+    assert json.loads((folder / "train-a/manifest.json").read_text())["units"] == 2
