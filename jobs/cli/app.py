@@ -67,8 +67,16 @@ def plan(
     from ..cost import seconds_per_object
     from ..plan import plan_job
     from ..run.local import available_cpus
+    from ..run.train import plan_training
+    from ..specs.jobs import TrainingJob
 
-    planned = plan_job(_load(job_file, changes, out), _gpus())
+    job = _load(job_file, changes, out)
+    if isinstance(job, TrainingJob):
+        if probe:
+            raise typer.BadParameter("--probe measures objects; a training job has none to explain")
+        _print_facts(plan_training(job), as_json)
+        return
+    planned = plan_job(job, _gpus())
     forward, backward = planned.passes
     objects = planned.units.objects
     replicas = planned.replicas or available_cpus()
@@ -91,10 +99,9 @@ def plan(
         each = seconds_per_object(planned)
         facts["seconds_per_object"] = round(each, 4)
         facts["estimated_seconds"] = round(each * objects / min(replicas, objects), 1)
+    _print_facts(facts, as_json)
     if as_json:
-        typer.echo(json.dumps(facts))
         return
-    _print_table(facts)
     for failure in planned.failures[:10]:
         typer.echo(f"will be quarantined: {failure.reason}", err=True)
     if len(planned.failures) > 10:
@@ -118,13 +125,13 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("occulta-demo"),
 ) -> None:
     """Simulate two surveys, train on one, explain and map both, and report."""
-    from ..demo import run_demo
+    from ..demo import run_demo, what_to_look_at
     from .progress import Progress
 
     with _clean_stdout(), Progress() as progress:
-        page = run_demo(
-            out.absolute(), lambda text: typer.echo(f"{text} ...", err=True), [progress]
-        )
+        page = run_demo(out.absolute(), progress.say, [progress])
+        closing = what_to_look_at(out.absolute())
+    typer.echo("\n".join(closing), err=True)
     typer.echo(page)
 
 
@@ -137,7 +144,18 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Run a job of kind simulation."""
-    run(job_file, out, address, changes, as_json)
+    _start(_load(job_file, changes, out, kind="simulation"), address, as_json)
+
+
+@app.command()
+def train(
+    job_file: JobFile,
+    out: Out = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Run a job of kind training."""
+    _start(_load(job_file, changes, out, kind="training"), None, as_json)
 
 
 @app.command()
@@ -169,10 +187,7 @@ def status(
         shown = found
         time.sleep(1)
         found = read_status(folder, keys=keys)
-    if as_json:
-        typer.echo(json.dumps(found.to_json()))
-    else:
-        _print_table(found.to_json())
+    _print_facts(found.to_json(), as_json)
 
 
 @app.command()
@@ -241,10 +256,15 @@ def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
         _execute(plan_job(job, _gpus()), address, as_json)
 
 
-def _load(job_file: Path, changes: list[str] | None, out: Path | None) -> JobSpec:
+def _load(
+    job_file: Path, changes: list[str] | None, out: Path | None, kind: str | None = None
+) -> JobSpec:
+    from ..errors import RefusedError
     from ..specs.load import load_job
 
     job = load_job(job_file, changes or ())
+    if kind not in (None, job.kind):
+        raise RefusedError(f"{job_file}: kind is {job.kind}, not {kind}; `occulta run` runs any")
     return job if out is None else job.model_copy(update={"output": str(out.absolute())})
 
 
@@ -299,7 +319,10 @@ class _clean_stdout:  # noqa: N801 - used like a function
         os.close(self._kept)
 
 
-def _print_table(facts: dict[str, Any]) -> None:
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
     for name, value in facts.items():
         typer.echo(f"{name.replace('_', ' '):18} {_shown(name, value)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from .history import HISTORY, epochs_done
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import BEGINNING, MANIFEST, QUARANTINE, check_vacant, read_manifest, utc_now
 
+_OURS = {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY}
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 _BLOCK = 512
@@ -66,7 +68,7 @@ def train(job: TrainingJob, subscribers: Sequence[Subscriber] = ()) -> Path:
     run = Path(job.output)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     digests = {"spec": _spec_digest(job), "survey": survey.digest(), "code": code_digest()}
-    check_vacant(run, {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY})
+    check_vacant(run, _OURS)
     if (run / MANIFEST).exists() and check_same(run, job, digests).get("results_digest"):
         return run
     rows = _labelled_rows(job, survey.catalogue)
@@ -78,6 +80,29 @@ def train(job: TrainingJob, subscribers: Sequence[Subscriber] = ()) -> Path:
             _create(run, job, digests, objects)
         _work(run, job, network, objects, parts, everyone)
     return run
+
+
+def plan_training(job: TrainingJob) -> dict[str, Any]:
+    """Validate all that can be known before training, and return what it will do.
+
+    Raises
+    ------
+    RefusedError
+        As of `train`.
+    """
+    check_vacant(Path(job.output), _OURS)
+    survey = open_survey(job.survey, len(job.preprocess.mean) or None)
+    rows = _labelled_rows(job, survey.catalogue)
+    network = _build(job, survey.image_shape[0])
+    labels = Counter(survey.catalogue.take(rows).labels)
+    return {
+        "run": job.output,
+        "objects": len(rows),
+        "missing_files": survey.snapshot().missing_files,
+        "classes": {name: labels[name] for name in job.classes},
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "epochs": job.fit.epochs,
+    }
 
 
 @dataclass(frozen=True)

@@ -29,3 +29,10 @@ def test_init_then_plan_as_json(tmp_path):
     facts = json.loads(planned.stdout)
     assert (facts["objects"], facts["units"]) == (10, 1)
     assert not (tmp_path / "runs").exists()
+
+
+def test_train_and_simulate_run_their_own_kind_only(tmp_path):
+    (tmp_path / "job.yaml").write_text(occulta("init", "simulation", cwd=tmp_path).stdout)
+    refused = occulta("train", "job.yaml", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "job.yaml: kind is simulation, not training; `occulta run` runs any" in refused.stderr

@@ -22,7 +22,7 @@ from jobs.plan import plan_job
 from jobs.run.events import EpochEnded, RunEnded, RunFinished, RunStarted
 from jobs.run.execute import execute
 from jobs.run.status import read_status
-from jobs.run.train import TrainingFailedError, train
+from jobs.run.train import TrainingFailedError, plan_training, train
 from jobs.specs.load import load_job
 from training.checkpoints import load_card, load_weights
 from training.fit import predict_logits
@@ -349,3 +349,14 @@ def test_objects_of_other_classes_are_no_part_of_the_run(folder, tmp_path):
     labels = [str(label) for label in survey["catalogue/label"][...]]
     expected = sum(label in ("smooth", "spiral") for label in labels)
     assert read_status(run).objects["total"] == expected < 48
+
+
+def test_a_training_plan_counts_the_labelled_objects(folder):
+    job = load_job(folder / "train.yaml")
+    facts = plan_training(job)
+    assert facts["objects"] == sum(facts["classes"].values()) == 48
+    assert list(facts["classes"]) == list(job.classes)
+    network = build(job.architecture, 4, 3, job.options)
+    assert facts["parameters"] == sum(p.numel() for p in network.parameters())
+    with pytest.raises(RefusedError, match="no object of .* is a 'spirals'; did you mean 'spiral'"):
+        plan_training(load_job(folder / "train.yaml", ["classes=[smooth,spirals]"]))
