@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,7 +131,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         UnitGrid(len(survey.catalogue), unit_objects),
         None if replicas == "auto" else replicas,
         {
-            "spec": _spec_digest(job),
+            "spec": job.digest(),
             "network": network.sha256,
             "survey": snapshot.digest,
             "code": code_digest(),
@@ -162,7 +160,7 @@ def _plan_simulation(job: SimulationJob) -> Plan:
         SimulationWorkload(job),
         UnitGrid(job.objects, job.shard_objects),
         None if job.replicas == "auto" else job.replicas,
-        {"spec": _spec_digest(job), "code": code_digest()},
+        {"spec": job.digest(), "code": code_digest()},
         micro_batch=job.shard_objects,
         facts={"seed": job.seed},
     )
@@ -198,7 +196,3 @@ def _row_bytes(template: Mapping[str, ArraySpec]) -> int:
         int(np.prod(spec.shape)) * max(1, np.dtype(spec.dtype).itemsize)
         for spec in template.values()
     )
-
-
-def _spec_digest(job: JobSpec) -> str:
-    return hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()

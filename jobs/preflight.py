@@ -11,13 +11,12 @@ from torch import nn
 
 from attribution.layers import Shape, layer_shapes
 from attribution.memory import bytes_per_row
-from training.checkpoints import network_digest
 
 from .errors import RefusedError
 from .specs.jobs import AttributionJob
 from .survey import Catalogue
 from .work.attribution import AttributionWorkload
-from .work.network import open_network
+from .work.network import network_identity, open_network
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def inspect_network(workload: AttributionWorkload) -> NetworkFacts:
             raise RefusedError(f"methods[{number}] ({method.name}): {error}") from error
     _, backward = replace(workload, layers=layers).passes
     row_bytes = bytes_per_row(network, workload.image_shape, gradients=backward > 0)
-    return NetworkFacts(network_digest(network), layers, row_bytes)
+    return NetworkFacts(network_identity(job.network, network), layers, row_bytes)
 
 
 def check_targets(workload: AttributionWorkload, catalogue: Catalogue) -> None:
@@ -116,6 +115,11 @@ def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
             f"{reason}; "
             "set network.preprocess.size to the size it was trained at"
         ) from error
+    if not isinstance(logits, torch.Tensor):
+        raise RefusedError(
+            f"network: it returned a {type(logits).__name__}, expected one tensor of logits; "
+            "wrap it in a module that returns the logits alone"
+        )
     classes = len(workload.job.network.classes)
     if tuple(logits.shape) != (1, classes):
         raise RefusedError(

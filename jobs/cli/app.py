@@ -74,9 +74,12 @@ def plan(
     if isinstance(job, TrainingJob):
         if probe:
             raise typer.BadParameter("--probe measures objects; a training job has none to explain")
-        _print_facts(plan_training(job), as_json)
+        with _clean_stdout():
+            training = plan_training(job)
+        _print_facts(training, as_json)
         return
-    planned = plan_job(job, _gpus())
+    with _clean_stdout():
+        planned = plan_job(job, _gpus())
     forward, backward = planned.passes
     objects = planned.units.objects
     replicas = planned.replicas or available_cpus()
@@ -96,7 +99,8 @@ def plan(
         "replica_bytes": planned.replica_bytes,
     }
     if probe:
-        each = seconds_per_object(planned)
+        with _clean_stdout():
+            each = seconds_per_object(planned)
         facts["seconds_per_object"] = round(each, 4)
         facts["estimated_seconds"] = round(each * objects / min(replicas, objects), 1)
     _print_facts(facts, as_json)
@@ -279,6 +283,7 @@ def _train(job: JobSpec, as_json: bool) -> None:
         folder = train(job, [progress])
     metrics = read_manifest(folder)["metrics"]
     typer.echo(json.dumps({"run": str(folder), **metrics}) if as_json else str(folder))
+    _end_with_quarantined(folder)
 
 
 def _gpus() -> int:
@@ -294,14 +299,16 @@ def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
 
     with _clean_stdout(), Progress() as progress:
         folder = run_on_ray(planned, address, [progress])
-    found = read_status(folder).to_json()
-    typer.echo(json.dumps(found) if as_json else str(folder))
-    if found["objects"]["quarantined"]:
-        typer.echo(
-            f"{found['objects']['quarantined']} objects are quarantined; see "
-            f"{folder / 'quarantine.csv'}",
-            err=True,
-        )
+    typer.echo(json.dumps(read_status(folder).to_json()) if as_json else str(folder))
+    _end_with_quarantined(folder)
+
+
+def _end_with_quarantined(folder: Path) -> None:
+    from ..run.status import QUARANTINE, read_status
+
+    count = read_status(folder).objects["quarantined"]
+    if count:
+        typer.echo(f"{count:,} objects are quarantined; see {folder / QUARANTINE}", err=True)
         sys.exit(3)
 
 

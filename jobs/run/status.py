@@ -13,6 +13,7 @@ from cluster.ledger import Lease, Ledger
 from cluster.unit import UnitKey
 
 from ..errors import RefusedError
+from .history import epochs_done
 
 MANIFEST, STORE, QUARANTINE = "manifest.json", "results.zarr", "quarantine.csv"
 """Names in a run folder."""
@@ -115,6 +116,11 @@ def read_status(run: Path, *, keys: bool = False) -> Status:
         quarantined += len(receipt.failures)
     events = _events(run / "events.jsonl")
     objects, units = int(manifest["objects"]), int(manifest["units"])
+    finished = len(committed)
+    if manifest["kind"] == "training":
+        # Its units are epochs; no object is complete before the last one.
+        finished = epochs_done(run)
+        done = objects if manifest.get("results_digest") else 0
     speed = _speed(events)
     state = _state(run, manifest, events)
     return Status(
@@ -123,9 +129,9 @@ def read_status(run: Path, *, keys: bool = False) -> Status:
         state=state,
         units={
             "total": units,
-            "committed": len(committed),
+            "committed": finished,
             "quarantined": 0,
-            "pending": units - len(committed),
+            "pending": units - finished,
         },
         objects={
             "total": objects,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ def train(job: TrainingJob, subscribers: Sequence[Subscriber] = ()) -> Path:
     """
     run = Path(job.output)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
-    digests = {"spec": _spec_digest(job), "survey": survey.digest(), "code": code_digest()}
+    digests = {"spec": job.digest(), "survey": survey.digest(), "code": code_digest()}
     check_vacant(run, _OURS)
     if (run / MANIFEST).exists() and check_same(run, job, digests).get("results_digest"):
         return run
@@ -296,7 +294,3 @@ def _metrics(network: torch.nn.Module, test: Examples, result: FitResult) -> dic
         # JSON has no NaN: None for a class without test objects.
         metrics["test_recall"] = [None if np.isnan(value) else float(value) for value in recall]
     return metrics
-
-
-def _spec_digest(job: TrainingJob) -> str:
-    return hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()

