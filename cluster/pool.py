@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from . import scheduler
 from .replica import Replica
+from .scheduler import Call, Event, Failed, Finished
 from .unit import Receipt, WorkUnit
 from .workload import Workload
 
 
-class Pool(Protocol):
+class Pool(AbstractContextManager["Pool"], Protocol):
     """Some replicas of one workload."""
 
     replicas: int
@@ -20,48 +23,45 @@ class Pool(Protocol):
     def run(self, units: Iterable[WorkUnit]) -> Iterator[Receipt]:
         """Compute units and yield their receipts as they complete.
 
-        Units are drawn from the iterable only as replicas become free.
+        Units are drawn from the iterable only as replicas become free. A unit that fails, or
+        whose replica dies, is tried again.
 
         Raises
         ------
+        OccultaError
+            That a workload raised, as it is and at once.
         RetriesExhaustedError
             If a unit fails at every attempt.
+        StorageError
+            If the operating system refuses to read or write.
         """
         ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class SerialPool:
+class SerialPool(AbstractContextManager["SerialPool"]):
     """One replica in this process: for debugging, for tests and as the reference."""
 
     def __init__(self, workload: Workload, store: Path) -> None:
         self.replicas = 1
         self._replica = Replica(workload, store)
+        self._calls: deque[Call] = deque()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[Receipt]:
-        """Compute units one after the other; errors pass through as they are."""
-        for unit in units:
-            if unit.shares == 1:
-                yield self._replica.run(unit)
-            else:
-                shares = [self._replica.partial(unit, share) for share in range(unit.shares)]
-                yield self._replica.merge(unit, shares)
+        """Compute units one after the other; errors as of `Pool.run`."""
+        self._calls.clear()
+        return scheduler.compute(units, self, replicas=1, window=1)
 
-    def __enter__(self) -> Self:
-        return self
+    def start(self, call: Call) -> None:
+        """Put a call in line."""
+        self._calls.append(call)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
+    def wait(self) -> Event:
+        """Compute the next call."""
+        call = self._calls.popleft()
+        try:
+            return Finished(call, *self._replica.compute(call.unit, call.share, call.partials))
+        except Exception as error:
+            return Failed(call, error)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind: there is nothing to free."""

@@ -8,11 +8,8 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 # Before Ray is imported: it reads these once, and its usage report would need a network.
@@ -20,15 +17,16 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
-from .errors import ClusterLostError, OccultaError, RetriesExhaustedError, StorageError
+from . import scheduler
+from .errors import ClusterLostError, OccultaError
 from .provenance import code_digest, package_folders
 from .replica import Replica
-from .unit import Receipt, UnitKey, WorkUnit
+from .scheduler import Call, Event, Failed, Finished, Joined, Lost, first_line
+from .unit import Receipt, WorkUnit
 from .workload import Workload
 
-_ATTEMPTS = 3
 _WINDOW = 2
 """Calls per replica in flight: one computes while the next waits at its door."""
 _START_SECONDS = 300
@@ -69,7 +67,7 @@ def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]
     except (OSError, ValueError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ClusterLostError(
-            f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}; "
+            f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}; "
             "check the address and that the cluster runs"
         ) from error
     # Ray sets a handler of its own, which ends the process with a stack of C++ frames.
@@ -89,36 +87,25 @@ def _check_reachable(address: str) -> None:
 
 
 class _ReplicaActor:
-    def __init__(self, workload: Workload, store: str) -> None:
-        self._replica = Replica(workload, Path(store))
+    def open(self, digest: str, workload: bytes, store: str) -> None:
+        # The workload comes packed, for other code might not even be able to unpack it.
+        if digest != code_digest():
+            raise OccultaError(
+                f"a replica imported other code than the driver, from {package_folders()['jobs']}; "
+                "install the same version of occulta on every node and remove what shadows it"
+            )
+        self._replica = Replica(ray.cloudpickle.loads(workload), Path(store))
 
-    def code(self) -> tuple[str, str]:
-        return code_digest(), str(package_folders()["jobs"])
-
-    def run(self, unit: WorkUnit) -> Receipt:
-        return self._replica.run(unit)
-
-    def partial(self, unit: WorkUnit, share: int) -> tuple[None, Any]:
-        # The first value tells the driver that the second is there, without fetching it.
-        return None, self._replica.partial(unit, share)
-
-    def merge(self, unit: WorkUnit, *partials: Any) -> Receipt:
-        return self._replica.merge(unit, partials)
-
-
-@dataclass
-class _Call:
-    """One call to a replica: a whole unit, one share of it, or the merge of its shares."""
-
-    unit: WorkUnit
-    share: int | None = None
-    partials: Sequence[Any] = ()
-    replica: int = -1
-    result: Any = None
+    def compute(
+        self, unit: WorkUnit, share: int | None, *partials: Any
+    ) -> tuple[Receipt | None, Any]:
+        return self._replica.compute(unit, share, partials)
 
 
 class RayPool:
     """Replicas as actors, kept busy with a bounded number of calls each.
+
+    An actor that dies is replaced by a new one, whose code is checked like that of the first.
 
     Parameters
     ----------
@@ -126,142 +113,112 @@ class RayPool:
     store : folder of the result store, on a file system that all nodes share
     replicas : number of actors, one CPU each
     gpus_per_replica : GPUs, or a fraction of one, for each actor
+
+    Raises
+    ------
+    OccultaError
+        If the cluster has no room for so many replicas.
     """
 
     def __init__(
         self, workload: Workload, store: Path, replicas: int, gpus_per_replica: float = 0
     ) -> None:
+        _check_resources(replicas, gpus_per_replica)
         self.replicas = replicas
-        self._check_resources(replicas, gpus_per_replica)
-        actor = ray.remote(
-            num_cpus=1, num_gpus=gpus_per_replica, max_restarts=-1, max_task_retries=0
+        self._work = (code_digest(), ray.cloudpickle.dumps(workload), str(store))
+        # Ray's own restarts would skip `open`, and would go on for ever where none succeeds.
+        self._class = ray.remote(
+            num_cpus=1, num_gpus=gpus_per_replica, max_restarts=0, max_task_retries=0
         )(_ReplicaActor)
-        self._actors = [actor.remote(workload, str(store)) for _ in range(replicas)]
-        self._load = [0] * replicas
-        self._running: dict[Any, _Call] = {}
-        self._ready: deque[_Call] = deque()
-        self._shares: dict[UnitKey, dict[int, Any]] = {}
+        self._actors: dict[int, Any] = {}
+        self._opening: dict[Any, int] = {}
+        """Replicas that are not ready yet, by the reference to wait for."""
+        self._running: dict[Any, tuple[Call, Any]] = {}
+        """Calls and references to their partials, by the reference to their receipts."""
 
     def __enter__(self) -> Self:
-        self._check_code()
+        """Start the replicas, and wait until all are ready.
+
+        Raises
+        ------
+        OccultaError
+            If a replica has other code than this process, or can't open the workload.
+        ClusterLostError
+            If a replica dies, or none gets ready in time.
+        """
+        with contextlib.ExitStack() as on_error:
+            on_error.push(self.__exit__)
+            for replica in range(self.replicas):
+                self._open(replica)
+            while self._opening:
+                match self.wait():
+                    case Lost(_, error):
+                        reason = first_line(error)
+                        raise ClusterLostError(f"a replica could not start: {reason}") from error
+            on_error.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for actor in self._actors:
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors.values():
             with contextlib.suppress(RayError):
                 ray.kill(actor)
+        self._actors.clear()
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[Receipt]:
-        """Compute units; a unit whose replica dies or fails is tried again, three times in all."""
-        source = iter(units)
-        while True:
-            self._submit(source)
-            if not self._running:
-                return
-            done, _ = ray.wait(list(self._running), num_returns=1, fetch_local=False)
-            call = self._running.pop(done[0])
-            self._load[call.replica] -= 1
-            try:
-                receipt = ray.get(done[0])
-            except RayError as error:
-                self._again(call, error)
-                continue
-            if receipt is not None:
-                self._shares.pop(call.unit.key, None)
-                yield receipt
-            else:
-                self._arrived(call)
+        """Compute units; errors as of `Pool.run`."""
+        self._running.clear()
+        return scheduler.compute(units, self, replicas=self.replicas, window=_WINDOW)
 
-    def _submit(self, source: Iterator[WorkUnit]) -> None:
-        while min(self._load) < _WINDOW:
-            if not self._ready:
-                unit = next(source, None)
-                if unit is None:
-                    return
-                self._ready.extend(_calls(unit))
-            self._start(self._ready.popleft())
+    def start(self, call: Call) -> None:
+        """Send a call to its replica; its partial, if any, stays where it is computed."""
+        compute = self._actors[call.replica].compute.options(num_returns=2)
+        receipt, partial = compute.remote(call.unit, call.share, *call.partials)
+        self._running[receipt] = call, partial
 
-    def _start(self, call: _Call) -> None:
-        call.replica = min(range(self.replicas), key=self._load.__getitem__)
-        actor = self._actors[call.replica]
-        if call.partials:
-            ref = actor.merge.remote(call.unit, *call.partials)
-        elif call.share is None:
-            ref = actor.run.remote(call.unit)
-        else:
-            ref, call.result = actor.partial.options(num_returns=2).remote(call.unit, call.share)
-        self._load[call.replica] += 1
-        self._running[ref] = call
-
-    def _arrived(self, call: _Call) -> None:
-        assert call.share is not None
-        shares = self._shares.setdefault(call.unit.key, {})
-        shares[call.share] = call.result
-        if len(shares) == call.unit.shares:
-            in_order = [shares[share] for share in range(call.unit.shares)]
-            self._ready.appendleft(_Call(call.unit, partials=in_order))
-
-    def _again(self, call: _Call, error: RayError) -> None:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, OccultaError):
-            raise cause
-        if isinstance(cause, OSError) and cause.errno is not None:
-            raise StorageError(f"unit {call.unit.key}: {cause}; make room and run again") from error
-        if call.unit.attempt >= _ATTEMPTS:
-            raise RetriesExhaustedError(
-                f"unit {call.unit.key} failed {_ATTEMPTS} times, last with "
-                f"{type(cause).__name__}: {_first_line(cause)}; "
-                "what is committed stays: mend the cause and run again"
-            ) from error
-        unit = replace(call.unit, attempt=call.unit.attempt + 1)
-        if isinstance(cause, ObjectLostError):
-            self._shares.pop(unit.key, None)
-            self._ready.extendleft(reversed(_calls(unit)))
-        else:
-            self._ready.appendleft(_Call(unit, call.share, call.partials))
-
-    def _check_code(self) -> None:
-        """Refuse replicas that imported other code than this process did."""
+    def wait(self) -> Event:
+        """Wait for a call to end, or a replica to get ready or die."""
+        waiting = [*self._opening, *self._running]
+        limit = None if self._running else _START_SECONDS
+        done, _ = ray.wait(waiting, num_returns=1, timeout=limit, fetch_local=False)
+        if not done:
+            raise ClusterLostError(
+                f"no replica started within {_START_SECONDS} s; others may use the cluster: run "
+                "again when it has room"
+            )
         try:
-            found = ray.get([a.code.remote() for a in self._actors], timeout=_START_SECONDS)
-        except RayActorError as error:
-            raise ClusterLostError(f"a replica could not start: {_last_line(error)}") from error
+            receipt = ray.get(done[0])
         except RayTaskError as error:
-            if isinstance(error.cause, OccultaError):
+            if done[0] in self._opening:
                 raise error.cause from error
-            raise
-        for digest, folder in found:
-            if digest != code_digest():
-                raise OccultaError(
-                    f"a replica imported other code than the driver, from {folder}; install the "
-                    "same version of occulta on every node and remove what shadows it"
-                )
+            call, _ = self._running.pop(done[0])
+            error.cause.__cause__ = error  # which knows the traceback of the replica
+            return Failed(call, error.cause, isinstance(error.cause, ObjectLostError))
+        except RayError as error:
+            return self._replace(done[0], error)
+        if done[0] in self._opening:
+            return Joined(self._opening.pop(done[0]))
+        return Finished(self._running[done[0]][0], receipt, self._running.pop(done[0])[1])
 
-    @staticmethod
-    def _check_resources(replicas: int, gpus_per_replica: float) -> None:
-        have = ray.cluster_resources()
-        for name, wanted in (("CPU", replicas), ("GPU", replicas * gpus_per_replica)):
-            if wanted > have.get(name, 0):
-                raise OccultaError(
-                    f"{replicas} replicas need {wanted:g} {name}s, the cluster has "
-                    f"{have.get(name, 0):g}; lower execution.replicas or gpus_per_replica"
-                )
+    def _open(self, replica: int) -> None:
+        self._actors[replica] = self._class.remote()
+        self._opening[self._actors[replica].open.remote(*self._work)] = replica
 
-
-def _calls(unit: WorkUnit) -> list[_Call]:
-    if unit.shares == 1:
-        return [_Call(unit)]
-    return [_Call(unit, share) for share in range(unit.shares)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    def _replace(self, ref: Any, error: RayError) -> Lost:
+        """Put a new replica in the place of one whose call came to nothing."""
+        replica = self._opening[ref] if ref in self._opening else self._running[ref][0].replica
+        with contextlib.suppress(RayError):
+            ray.kill(self._actors[replica])
+        self._opening = {r: number for r, number in self._opening.items() if number != replica}
+        self._running = {r: run for r, run in self._running.items() if run[0].replica != replica}
+        self._open(replica)
+        return Lost(replica, error)
 
 
-def _last_line(error: BaseException) -> str:
-    return ([line for line in str(error).splitlines() if line.strip()] or ["unknown"])[-1].strip()
+def _check_resources(replicas: int, gpus_per_replica: float) -> None:
+    have = ray.cluster_resources()
+    for name, wanted in (("CPU", replicas), ("GPU", replicas * gpus_per_replica)):
+        if wanted > have.get(name, 0):
+            raise OccultaError(
+                f"{replicas} replicas need {wanted:g} {name}s, the cluster has "
+                f"{have.get(name, 0):g}; lower execution.replicas or gpus_per_replica"
+            )

@@ -1,0 +1,181 @@
+"""The pools pass one conformance suite; RayPool also survives what only happens to processes."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from conformance.pools import (
+    Bench,
+    NoGalaxyError,
+    PoolConformance,
+    PoolOpeningConformance,
+    Sums,
+    sha256s,
+)
+
+from cluster import ray_pool
+from cluster.errors import ClusterLostError, OccultaError, RetriesExhaustedError
+from cluster.pool import SerialPool
+from cluster.ray_pool import RayPool, ray_cluster
+from cluster.unit import WorkUnit
+
+TESTS = Path(__file__).parents[1]
+
+
+class Serial:
+    @classmethod
+    def open_pool(cls, workload, store):
+        return SerialPool(workload, store)
+
+
+class TestSerialPool(Serial, PoolConformance):
+    pass
+
+
+class TestOpeningSerialPool(Serial, PoolOpeningConformance):
+    pass
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import the suite's workload like any other module.
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        with ray_cluster(None, cpus=2):
+            yield
+
+
+@pytest.mark.usefixtures("cluster")
+class OnRay:
+    @classmethod
+    def open_pool(cls, workload, store):
+        return RayPool(workload, store, replicas=2)
+
+
+class TestRayPool(OnRay, PoolConformance):
+    def test_units_are_computed_elsewhere(self, bench):
+        (receipt,) = bench.run(bench.units(1)).values()
+        assert not receipt.worker.endswith(f":{os.getpid()}")
+
+    @pytest.mark.parametrize("ballast", [0, 1 << 20])
+    def test_partials_never_come_to_the_driver(self, bench, ballast):
+        (bench.desk.folder / "calls of unpack").unlink(missing_ok=True)
+        bench.desk.set_ballast(ballast)
+        units = bench.units(3, shares=3)
+        bench.run(units)
+        unpackers = bench.desk.pids("unpack")
+        assert len(unpackers) == 9
+        assert os.getpid() not in unpackers
+
+    @pytest.mark.parametrize(
+        ("step", "shares", "faults"),
+        [
+            ("compute {}", 1, ["kill", "exit"]),
+            ("partial {} 1", 3, ["exit"]),
+            ("finish {}", 3, ["kill"]),
+        ],
+    )
+    def test_a_unit_whose_replica_dies_is_tried_again(self, bench, step, shares, faults):
+        bad, *good = bench.units(5, shares)
+        step = step.format(bad.key.start)
+        bench.desk.plan_faults(step, *faults)
+        receipts = bench.run([bad, *good])
+        pids = bench.desk.pids(step)
+        assert len(set(pids)) == len(pids) == len(faults) + 1
+        # Whoever waited at the door of the dead is innocent.
+        attempts = {receipt.key: receipt.attempt for receipt in receipts.values()}
+        assert attempts == {str(bad.key): len(pids)} | {str(unit.key): 1 for unit in good}
+        uncut = bench.run([WorkUnit(bad.key)])
+        assert sha256s(uncut[str(bad.key)]) == sha256s(receipts[str(bad.key)])
+
+    def test_partials_outlive_the_replica_that_computed_them(self, bench):
+        # The fifth share is handed to a replica of which one share has arrived already.
+        (unit,) = bench.units(1, shares=5)
+        start = unit.key.start
+        bench.desk.plan_faults(f"partial {start} 4", "kill")
+        bench.run([unit])
+        dead, _ = bench.desk.pids(f"partial {start} 4")
+        others = [bench.desk.pids(f"partial {start} {share}") for share in range(4)]
+        assert [dead] in others
+        assert dead not in bench.desk.pids(f"finish {start}")
+
+    def test_all_replicas_may_die_at_once(self, bench):
+        units = bench.units(8)
+        for unit in units[2:4]:
+            bench.desk.plan_faults(f"compute {unit.key.start}", "kill")
+        bench.run(units)
+
+    def test_a_unit_that_always_kills_its_replica_is_named(self, bench):
+        bad, *good = bench.units(4)
+        bench.desk.plan_faults(f"compute {bad.key.start}", *["kill"] * 9)
+        with pytest.raises(RetriesExhaustedError, match=rf"unit {bad.key} failed 3 times, last "):
+            list(bench.pool.run([bad, *good]))
+        assert len(bench.desk.pids(f"compute {bad.key.start}")) == 3
+
+    def test_more_replicas_than_the_cluster_has_room_for_are_refused(self, bench):
+        with pytest.raises(OccultaError, match="3 replicas need 3 CPUs, the cluster has 2; lower"):
+            RayPool(bench.workload, bench.store, replicas=3)
+        with pytest.raises(OccultaError, match="2 replicas need 1 GPUs, the cluster has 0; lower"):
+            RayPool(bench.workload, bench.store, replicas=2, gpus_per_replica=0.5)
+
+
+class TestOpeningRayPool(OnRay, PoolOpeningConformance):
+    def test_a_replica_that_dies_at_its_start_is_an_error_at_once(self, tmp_path):
+        bench = Bench(tmp_path)
+        dying = Sums(bench.desk, at_open="exit")
+        with (
+            pytest.raises(ClusterLostError, match="a replica could not start: The actor died"),
+            self.open_pool(dying, bench.store),
+        ):
+            raise AssertionError("the pool opened")
+        assert len(bench.desk.pids("open")) <= 2
+
+    def test_other_code_is_refused_before_the_workload_is_unpacked(self, tmp_path, monkeypatch):
+        bench = Bench(tmp_path)
+        monkeypatch.setattr(ray_pool, "code_digest", lambda: "another")
+        with (
+            pytest.raises(OccultaError, match=r"imported other code than the driver, from .*jobs;"),
+            self.open_pool(bench.workload, bench.store),
+        ):
+            raise AssertionError("the pool opened")
+        assert bench.desk.pids("open") == []
+
+    def test_no_replica_is_left_behind(self, tmp_path):
+        # Neither by an error, nor by a user who stops the run while units are in flight.
+        bench = Bench(tmp_path)
+        units = bench.units(8)
+        pool = self.open_pool(bench.workload, bench.store)
+        with pytest.raises(KeyboardInterrupt), pool:  # noqa: PT012
+            for _ in pool.run(units):
+                raise KeyboardInterrupt
+        replicas = bench.desk.pids("open")
+        assert len(replicas) == 2
+        wait_until(lambda: not any(map(alive, replicas)))
+
+    def test_a_replica_that_can_not_be_replaced_ends_the_run(self, tmp_path):
+        bench = Bench(tmp_path)
+        bad, *good = bench.units(3)
+        bench.desk.plan_faults(f"compute {bad.key.start}", "kill")
+        bench.desk.plan_faults("open", "ok", "ok", "speak")
+        with (
+            self.open_pool(bench.workload, bench.store) as pool,
+            pytest.raises(NoGalaxyError, match="no galaxy at open"),
+        ):
+            # Enough to keep the other replica busy until the new one is there.
+            list(pool.run([bad, *good] * 10_000))
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
