@@ -22,14 +22,14 @@ from .batch import Batch
 from .method import Method, Targets
 from .partials import Array, Rule, add
 
-Kind = Literal["classification", "vote_fractions", "regression"]
+Outputs = Literal["classification", "vote_fractions", "regression"]
 Answers = Literal["exclusive", "independent"]
-_SYMBOLS: Mapping[Kind, tuple[str, str, str]] = {
+_SYMBOLS: Mapping[Outputs, tuple[str, str, str]] = {
     "classification": ("probability", "p", "1"),
     "vote_fractions": ("vote_fraction", "rho", "1"),
     "regression": ("output", "y", "output"),
 }
-"""What is sampled, by kind: its name, symbol and units."""
+"""What is sampled, by kind of outputs: its name, symbol and units."""
 _MOST_VOLUNTEERS = 1000
 """Beyond, the binomial coefficients leave the range of float64."""
 
@@ -41,7 +41,7 @@ class SampledPredictions(Method):
     Standard deviations are those of the samples (divided by their number).
     """
 
-    kind: Kind = "classification"
+    outputs: Outputs = "classification"
     """What the network puts out: scores of classes; scores of the answers that volunteers give; or
     quantities, used as they come."""
     volunteers: int = 40
@@ -64,7 +64,7 @@ class SampledPredictions(Method):
     """What the samples are."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", get_args(Kind)), ("answers", get_args(Answers))):
+        for name, choices in (("outputs", get_args(Outputs)), ("answers", get_args(Answers))):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
@@ -101,12 +101,12 @@ class SampledPredictions(Method):
         samples = self.parts(layout.image_shape)
         mean_NK = total["value"] / samples
         variance_NK = np.maximum(total["squared"] / samples - np.square(mean_NK), 0)
-        value = _SYMBOLS[self.kind][0]
+        value = _SYMBOLS[self.outputs][0]
         spread = {f"{value}_mean": mean_NK, f"{value}_std": np.sqrt(variance_NK)}
-        if self.kind == "regression":
+        if self.outputs == "regression":
             spread["output_mean"] = mean_NK + batch.logits_NK.double().cpu().numpy()
             return {**spread, "output_mean_variance": variance_NK / (samples - 1)}
-        mixture = mean_NK if self.kind == "classification" else total["votes"] / samples
+        mixture = mean_NK if self.outputs == "classification" else total["votes"] / samples
         predictive, expected = entropy(mixture), total["entropy"] / samples
         found = {
             **spread,
@@ -115,14 +115,14 @@ class SampledPredictions(Method):
             # Jensen's inequality makes it non-negative but for the last bits.
             "mutual_information": np.maximum(predictive - expected, 0),
         }
-        if self.kind == "classification":
+        if self.outputs == "classification":
             found["variation_ratio"] = 1 - total["votes"].max(axis=1) / samples
         return found
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
-        parameters = {**self.parameters, "kind": self.kind}
-        if self.kind == "vote_fractions":
+        parameters = {**self.parameters, "outputs": self.outputs}
+        if self.outputs == "vote_fractions":
             parameters |= {"volunteers": self.volunteers, "answers": self.answers}
         return tuple(
             ArraySpec(
@@ -143,29 +143,29 @@ class SampledPredictions(Method):
 
     @override
     def check(self, network: nn.Module, layout: Layout) -> None:
-        softmax = self.kind == "classification" or (
-            self.kind == "vote_fractions" and self.answers == "exclusive"
+        softmax = self.outputs == "classification" or (
+            self.outputs == "vote_fractions" and self.answers == "exclusive"
         )
         if softmax and layout.classes == 1:
             raise ValueError(
-                "the network has one output, whose softmax is always 1; use kind: vote_fractions "
-                "with answers: independent, or kind: regression"
+                "the network has one output, whose softmax is always 1; use outputs: vote_fractions "
+                "with answers: independent, or outputs: regression"
             )
 
     def _values(self, logits_PK: Tensor, base_K: Tensor) -> Tensor:
-        if self.kind == "regression":
+        if self.outputs == "regression":
             # Differences from the plain output: their squares keep small spreads of large outputs.
             return logits_PK - base_K
-        if self.kind == "vote_fractions" and self.answers == "independent":
+        if self.outputs == "vote_fractions" and self.answers == "independent":
             return torch.sigmoid(logits_PK)
         return torch.softmax(logits_PK, dim=1)
 
     def _sums(self, values_PK: NDArray[np.float64]) -> dict[str, Array]:
         """Sum over the samples of one object; the last two are empty for quantities."""
         sums = {"value": values_PK.sum(axis=0), "squared": np.square(values_PK).sum(axis=0)}
-        if self.kind == "regression":
+        if self.outputs == "regression":
             return {**sums, "entropy": np.zeros(0), "votes": np.zeros(0)}
-        if self.kind == "vote_fractions":
+        if self.outputs == "vote_fractions":
             votes_PKV = binomial(values_PK, self.volunteers)
             return {**sums, "entropy": entropy(votes_PKV).sum(axis=0), "votes": votes_PKV.sum(0)}
         votes_K = np.bincount(values_PK.argmax(axis=1), minlength=values_PK.shape[1])
@@ -173,19 +173,19 @@ class SampledPredictions(Method):
 
     def _described(self) -> dict[str, tuple[bool, str, str, str]]:
         """By array: whether it has a value per class, units, long name and formula."""
-        value, symbol, units = _SYMBOLS[self.kind]
+        value, symbol, units = _SYMBOLS[self.outputs]
         plain = value.replace("_", " ")
         mean, std = f"mean {plain} over {self.over}", f"standard deviation of the {plain}"
         described = {
             f"{value}_mean": (True, units, mean, f"E {symbol}"),
             f"{value}_std": (True, units, std, f"sqrt(E {symbol}^2 - (E {symbol})^2)"),
         }
-        if self.kind == "regression":
+        if self.outputs == "regression":
             formula = "E (y - E y)^2 / (samples - 1)"
             return described | {
                 "output_mean_variance": (True, f"{units}^2", "variance of the mean", formula)
             }
-        votes = self.kind == "vote_fractions"
+        votes = self.outputs == "vote_fractions"
         p = "p = Binomial(volunteers, rho), Walmsley 2020" if votes else "p = softmax(logits)"
         information = f"mutual information of the prediction and the {self.over}"
         described |= {
