@@ -63,7 +63,7 @@ def find_groups(source: RunSource, group_by: str) -> tuple[str, ...]:
         return source.classes
 
     def leaf(rows: slice) -> set[str]:
-        complete = source.read("status", rows) == COMPLETE
+        complete = source.status(rows) == COMPLETE
         return _capped(set(read_text(source, group_by, rows)[complete].tolist()))
 
     def merge(parts: Sequence[set[str]]) -> set[str]:

@@ -130,7 +130,7 @@ def _missing(
 ) -> list[str]:
     """Say what a reader might look for and not find."""
     notes = []
-    if not any(not quantity.targeted for quantity in source.quantities.values()):
+    if not any(not quantity.of_map for quantity in source.quantities.values()):
         notes.append("No maps of uncertainty: the job has no mc_dropout.")
     if "accuracy" not in sky.means:
         notes.append("No map of accuracy: no object on the sky has a label that is a class.")

@@ -71,8 +71,8 @@ class Quantity:
     """Units in CF spelling; ``1`` is dimensionless."""
     path: str = ""
     """Where it is in the store; empty if it follows from other arrays."""
-    targeted: bool = False
-    """Whether it has a target axis, of which the first entry is mapped."""
+    of_map: str = ""
+    """The method whose first target's map it describes; empty if it describes the object."""
 
     @property
     def axis_label(self) -> str:
@@ -135,7 +135,7 @@ def find_quantities(root: zarr.Group) -> dict[str, Quantity]:
             if isinstance(group.get("gini"), zarr.Array):
                 name, words = f"concentration_{method}", f"mean concentration of {_words(method)}"
                 path = f"summary/{method}/gini"
-                found[name] = Quantity(name, f"{words} (Gini)", "1", path, targeted=True)
+                found[name] = Quantity(name, f"{words} (Gini)", "1", path, method)
     return found
 
 

@@ -170,9 +170,9 @@ def mean_and_error(number: Floats, total: Floats, square: Floats) -> tuple[Float
 def _values(source: RunSource, block: ObjectBlock, quantity: Quantity) -> Floats:
     if quantity == ACCURACY:
         return block.correct
-    more = (0,) if quantity.targeted else ()
+    more = (0,) if quantity.of_map else ()
     values = source.read(quantity.path, block.rows, *more).astype(np.float64)
-    known = block.explained if quantity.targeted else block.complete
+    known = block.explained(source.first_targets.get(quantity.of_map))
     refuse_holes(source, quantity.path, block.rows, known & ~np.isfinite(values))
     return np.where(known, values, np.nan)
 

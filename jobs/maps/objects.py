@@ -37,13 +37,20 @@ class ObjectBlock:
     """(n,) class of the highest logit, -1 unless the object is complete."""
     label: NDArray[np.int64]
     """(n,) class of the catalogue's label, -1 without one or where it is none of the classes."""
-    explained: NDArray[np.bool_]
-    """(n,) whether the first target exists, so that the maps of this object do."""
 
     @property
     def complete(self) -> NDArray[np.bool_]:
         """Which objects have results, (n,)."""
         return np.equal(self.status, COMPLETE)
+
+    def explained(self, target: str | None) -> NDArray[np.bool_]:
+        """Which objects have results for a target, (n,): without a label none for the label.
+
+        Parameters
+        ----------
+        target : ``predicted``, ``label`` or a class; None for results that need no target
+        """
+        return self.complete & (self.label >= 0) if target == "label" else self.complete
 
     @property
     def placed(self) -> NDArray[np.bool_]:
@@ -66,7 +73,7 @@ def read_block(source: RunSource, rows: slice) -> ObjectBlock:
         If an object of a finished run has no status, or is complete but has no logits: the shard
         is lost.
     """
-    status = source.read("status", rows)
+    status = source.status(rows)
     lost = source.finished & ~np.isin(status, (COMPLETE, QUARANTINED))
     if lost.any():
         fact = f"the run is finished, but object {_first(rows, lost)} has no status"
@@ -75,7 +82,6 @@ def read_block(source: RunSource, rows: slice) -> ObjectBlock:
     logit = source.read("prediction/logit", rows)
     refuse_holes(source, "prediction/logit", rows, complete & ~np.isfinite(logit).all(axis=1))
     predicted = np.where(complete, np.argmax(np.nan_to_num(logit, nan=-np.inf), axis=1), -1)
-    target = source.read("prediction/target", rows, 0)
     absent = np.full(len(status), np.nan)
     return ObjectBlock(
         rows=rows,
@@ -84,7 +90,6 @@ def read_block(source: RunSource, rows: slice) -> ObjectBlock:
         dec=source.read("catalogue/dec", rows) if source.has("catalogue/dec") else absent,
         predicted=predicted,
         label=encode(read_text(source, "label", rows), source.classes),
-        explained=complete & (target >= 0),
     )
 
 

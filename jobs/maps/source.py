@@ -16,9 +16,11 @@ import zarr.errors
 from numpy.typing import NDArray
 
 from cluster.errors import StorageError, VerificationError
+from cluster.ledger import Ledger
+from cluster.unit import UnitKey
 
 from ..errors import RefusedError
-from .contents import MapArray, Quantity, find_maps, find_quantities
+from .contents import MapArray, Quantity, find_maps, find_quantities, method_groups
 
 Origin = Literal["lower", "upper"]
 """Where row 0 of an image belongs when it is shown: FITS counts upwards, PNG and JPEG downwards."""
@@ -139,6 +141,39 @@ class RunSource:
             ) from error
         except (ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
             raise self.damage(name, self._first_damaged(name, rows), _one_line(error)) from error
+
+    def status(self, rows: slice) -> NDArray[np.uint8]:
+        """Return the status of some objects; of an unfinished run, as the ledger has it so far."""
+        status = self.read("status", rows)
+        for key, failed in self._committed:
+            start, stop = max(key.start, rows.start), min(key.stop, rows.stop)
+            if start < stop:
+                status[start - rows.start : stop - rows.start] = COMPLETE
+                here = failed[(failed >= start) & (failed < stop)]
+                status[here - rows.start] = QUARANTINED
+        return status
+
+    @cached_property
+    def _committed(self) -> list[tuple[UnitKey, NDArray[np.int64]]]:
+        """The units done by an unfinished run, and their objects that failed."""
+        if self.finished:
+            return []  # the status was written at the end
+        return [
+            (
+                UnitKey.parse(receipt.key),
+                np.array([failure.index for failure in receipt.failures], np.int64),
+            )
+            for receipt in Ledger(self.path / "ledger").receipts()
+        ]
+
+    @cached_property
+    def first_targets(self) -> Mapping[str, str]:
+        """What each method's first target is, such as ``predicted``: the one that is mapped."""
+        return {
+            method: str(self.read(f"{method}/target", slice(0, 1))[0])
+            for method, _ in method_groups(self.root)
+            if self.has(f"{method}/target")
+        }
 
     def damage(self, name: str, row: int, fact: str) -> VerificationError:
         """Return the error that names the shard which holds an object of a damaged array."""

@@ -95,7 +95,8 @@ def sum_block(
     code : (n,) group of each object, -1 for none
     groups : number of groups
     """
-    code = np.where(block.explained if array.targeted else block.complete, code, -1)
+    target = source.first_targets.get(array.method) if array.targeted else None
+    code = np.where(block.explained(target), code, -1)
     shape = source.array(array.path).shape[-2:]
     template = to_pixels(array, np.zeros(shape))
     total = np.zeros((groups, *shape))
@@ -140,18 +141,10 @@ def finish_stack(
     return MeanAttribution(
         name=array.name,
         long_name=array.long_name,
-        target=first_target(source, array),
+        target=source.first_targets.get(array.method, "") if array.targeted else "",
         groups=groups,
         number=sums.number,
         mean=mean,
         standard_error=error,
         units=array.units,
     )
-
-
-def first_target(source: RunSource, array: MapArray) -> str:
-    """Name the first target of a map, the one that is stacked; empty for a map without targets."""
-    name = f"{array.method}/target"
-    if not array.targeted:
-        return ""
-    return str(source.read(name, slice(0, 1))[0]) if source.has(name) else "first target"

@@ -28,6 +28,8 @@ class Series:
     """Standard errors of `y`, or none."""
     joined: bool = True
     """Whether a line joins the points."""
+    every: int = 1
+    """One of how many points has a marker."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,11 @@ def draw_chart(axes: Axes, series: Sequence[Series], reading: str = "") -> Chart
             if math.isfinite(x) and math.isfinite(y)
         )
         steps = " L".join(f"{point.x:.1f} {point.y:.1f}" for point in points)
-        drawn.append(DrawnSeries(each.name, f"M{steps}" if each.joined and steps else "", points))
+        drawn.append(
+            DrawnSeries(
+                each.name, f"M{steps}" if each.joined and steps else "", points[:: each.every]
+            )
+        )
     low, high = max(x_low, y_low), min(x_high, y_high)
     return Chart(
         title=axes.title,

@@ -75,6 +75,10 @@ class RunFacts:
         """Which objects have results and a label that is a class."""
         return np.asarray(self.complete & (self.label >= 0))
 
+    def explained(self, target: str | None) -> NDArray[np.bool_]:
+        """Which objects have results for a target: without a label none for the label."""
+        return self.labelled if target == "label" else self.complete
+
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Which objects are labelled and classified as their label."""
@@ -140,9 +144,9 @@ def load_facts(path: Path, *, partial: bool) -> RunFacts:
         entropy_from="Monte-Carlo dropout" if dropout else "the softmax of the logits",
         columns=_trend_columns(source, spans),
         gini={
-            quantity.path.split("/")[1]: _column(source, quantity.path, spans, 0)
+            quantity.of_map: _column(source, quantity.path, spans, 0)
             for quantity in source.quantities.values()
-            if quantity.targeted
+            if quantity.of_map
         },
     )
 
@@ -159,7 +163,7 @@ def read_quarantine(path: Path, limit: int) -> tuple[list[dict[str, str]], int]:
 
 def count_status(source: RunSource) -> dict[str, int]:
     """Count all objects of a run by their status."""
-    status = np.concatenate([source.read("status", rows) for rows in source.spans()])
+    status = np.concatenate([source.status(rows) for rows in source.spans()])
     return {
         "objects": len(status),
         "complete": int((status == COMPLETE).sum()),

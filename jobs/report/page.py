@@ -22,9 +22,11 @@ from . import figures, readings
 from .class_maps import Swatch, swatches
 from .facts import RunFacts, count_status, load_facts, read_quarantine
 from .localisation import localise
+from .numbers import measured, other_arrays
 from .overlays import class_grids
 from .pixels import ReadPixels, read_survey_pixels
 from .tiles import colour_bar
+from .trust import judge
 
 MAX_QUARANTINE_ROWS = 200
 MAX_JOB_TEXT = 20_000
@@ -91,10 +93,13 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["words"] = readings.readable
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     environment.filters["number"] = _number
     environment.filters["percent"] = lambda share: "–" if math.isnan(share) else f"{share:.0%}"
     style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
     grids, scales = class_grids(runs, read_pixels)
+    localised = {facts.name: localise(facts) for facts in runs}
+    trusted = [judge(facts, localised[facts.name]) for facts in runs]
     return environment.get_template("report.html.j2").render(
         title=" and ".join(facts.name for facts in runs),
         policy=_policy(style, script),
@@ -112,7 +117,12 @@ def render(
         calibration=figures.calibration_chart(runs),
         confusions=figures.confusions(runs),
         concentration=figures.concentration_charts(runs),
-        localisation=_localisation(runs),
+        trust=[trust for trust in trusted if trust],
+        localisation=[
+            {"run": name, "rows": rows, "reading": readings.localisation(name, rows)}
+            for name, rows in localised.items()
+            if rows
+        ],
         training=figures.training_charts(history),
     )
 
@@ -167,6 +177,8 @@ def _overview(facts: RunFacts) -> dict[str, Any]:
         "maps": list(source.maps),
         "concentrations": list(facts.gini),
         "table": figures.class_table(facts),
+        "measured": measured(facts),
+        "others": other_arrays(facts),
         "notes": facts.product.notes,
         "left_out": facts.product.left_out,
         "min_count": facts.product.sky.min_count,
@@ -179,21 +191,12 @@ def _overview(facts: RunFacts) -> dict[str, Any]:
 
 
 def _class_legends(runs: Sequence[RunFacts]) -> dict[str, list[Swatch]]:
-    """Return the colours of the classes for each array of class maps; of a name, the first run's."""
+    """Return the colours of the classes for each array of class maps."""
     legends: dict[str, list[Swatch]] = {}
     for facts in runs:
         for name in facts.source.class_maps:
             legends.setdefault(name, swatches(facts.classes))
     return legends
-
-
-def _localisation(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
-    found = [(facts.name, localise(facts)) for facts in runs]
-    return [
-        {"run": name, "rows": rows, "reading": readings.localisation(name, rows)}
-        for name, rows in found
-        if rows
-    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from .statistics import (
     differ,
     half_evidence_radius,
     recall,
+    share,
 )
 
 
@@ -37,16 +38,21 @@ def headline(runs: Sequence[RunFacts]) -> str:
             f"The network gives {first.accuracy:.0%} of {int(first.labelled.sum()):,} labelled "
             f"objects their label{_weakest(first)}."
         )
-    text = f"From {first.name} to {last.name} accuracy {_change(first.accuracy, last.accuracy)}"
+    before, after = (share(run.accuracy, int(run.labelled.sum())) for run in (first, last))
+    if not differ(before, after):
+        return (
+            f"From {first.name} to {last.name} accuracy does not change significantly: {before} "
+            f"and {after}."
+        )
+    text = f"From {first.name} to {last.name} accuracy {_change(before.mean, after.mean)}"
     if first.classes != last.classes:
         return f"{text}."
-    before, after = recall(first), recall(last)
-    change = after - before
-    if not np.isfinite(change).any():
+    found = zip(first.classes, _recalls(first), _recalls(last), strict=True)
+    moved = [(name, r, s) for name, r, s in found if differ(r, s)]
+    if not moved:
         return f"{text}."
-    worst = int(np.nanargmin(change) if last.accuracy < first.accuracy else np.nanargmax(change))
-    moved = _change(float(before[worst]), float(after[worst]))
-    return f"{text}; recall moves most for {first.classes[worst]}, where it {moved}."
+    name, r, s = max(moved, key=lambda entry: abs(entry[2].mean - entry[1].mean))
+    return f"{text}; recall moves most for {name}, where it {_change(r.mean, s.mean)}."
 
 
 def mean_attributions(runs: Sequence[RunFacts], method: str) -> str:
@@ -99,7 +105,7 @@ def trend(quantity: str, column: str, bins: Sequence[tuple[str, Binned]]) -> str
     for name, b in bins:
         if len(b.x) < 2:
             continue
-        before, after = (Estimate(float(b.y[end]), float(b.error[end])) for end in (0, -1))
+        before, after = b.estimate(0), b.estimate(-1)
         change = (
             f"{quantity} {_change(before.mean, after.mean)}"
             if differ(before, after)
@@ -138,8 +144,12 @@ def concentration(method: str, means: Sequence[tuple[RunFacts, Binned]]) -> str:
     """Name the classes with the most and the least concentrated evidence."""
     parts = []
     for facts, binned in means:
-        if len(binned.y):
-            top, low = int(binned.y.argmax()), int(binned.y.argmin())
+        if not len(binned.y):
+            continue
+        top, low = int(binned.y.argmax()), int(binned.y.argmin())
+        if not differ(binned.estimate(top), binned.estimate(low)):
+            parts.append(f"{facts.name}: no significant difference between the classes")
+        else:
             parts.append(
                 f"{facts.name}: most concentrated for {facts.classes[round(binned.x[top])]} "
                 f"({binned.y[top]:.2f}), least for {facts.classes[round(binned.x[low])]} "
@@ -173,6 +183,11 @@ def _change(before: float, after: float) -> str:
     if round(before, 2) == round(after, 2):
         return f"stays at {after:.2f}"
     return f"{'rises' if after > before else 'falls'} from {before:.2f} to {after:.2f}"
+
+
+def _recalls(facts: RunFacts) -> list[Estimate]:
+    numbers = confusion(facts).sum(axis=1)
+    return [share(float(r), int(n)) for r, n in zip(recall(facts), numbers, strict=True)]
 
 
 def _weakest(facts: RunFacts) -> str:

@@ -24,6 +24,10 @@ class Binned:
     number: NDArray[np.int64]
     """Objects in each bin."""
 
+    def estimate(self, place: int) -> Estimate:
+        """Return y in one bin."""
+        return Estimate(float(self.y[place]), float(self.error[place]))
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -36,7 +40,7 @@ class Estimate:
     def __str__(self) -> str:
         """Write both with two significant digits of the error."""
         if not self.error > 0:
-            return f"{self.mean:.2f}"
+            return f"{self.mean:.3g}"
         digits = min(max(1 - math.floor(math.log10(self.error)), 0), 6)
         return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
 
@@ -56,6 +60,11 @@ class Reliability:
 def differ(one: Estimate, other: Estimate) -> bool:
     """Return whether two means differ by more than two standard errors of their difference."""
     return abs(one.mean - other.mean) > 2 * math.hypot(one.error, other.error)
+
+
+def share(found: float, of: int) -> Estimate:
+    """Return a share of so many objects with its binomial standard error."""
+    return Estimate(found, math.sqrt(found * (1 - found) / of) if of else math.nan)
 
 
 def confusion(facts: RunFacts) -> NDArray[np.int64]:

@@ -368,7 +368,7 @@ def test_a_lost_shard_is_named_and_not_averaged(
 
 @pytest.mark.parametrize(
     ("array", "shard"),
-    [("occlusion/grid", "c.3.0.0.0"), ("status", "c.3"), ("prediction/target", "c.3.0")],
+    [("occlusion/grid", "c.3.0.0.0"), ("status", "c.3")],
 )
 def test_a_flipped_bit_is_named(
     make_content: Make, write_run: Write, array: str, shard: str

@@ -136,6 +136,7 @@ def test_the_page_has_every_part_and_stays_small(two: tuple[Any, Any, str]) -> N
         "trends",
         "calibration",
         "concentration",
+        "numbers",
         "training",
         "quarantine",
         "provenance",
