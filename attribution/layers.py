@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,30 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
         f"layer {name!r}: the network has no such layer; did you mean {' or '.join(near)}? "
         "`occulta layers` lists them"
     )
+
+
+def safe_name(layer: str) -> str:
+    """Turn a layer's name into one that arrays and dimensions may have: ``layer2_0_conv1``."""
+    return re.sub(r"\W", "_", layer)
+
+
+def check_layers(layers: Sequence[str]) -> None:
+    """Refuse a method's list of layers that no network could serve, or no store could hold.
+
+    Raises
+    ------
+    ValueError
+        If there is no layer, or two would have arrays of the same name.
+    """
+    if not layers:
+        raise ValueError("layers is empty; name one or more, `occulta layers` lists them")
+    names = [safe_name(layer) for layer in layers]
+    for layer, name in zip(layers, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f"layers has {names.count(name)} whose arrays would be called {name!r}, "
+                f"{layer!r} among them; name each once"
+            )
 
 
 @contextmanager

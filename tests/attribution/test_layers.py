@@ -5,7 +5,7 @@ from torch import nn
 
 from attribution.batch import Needs
 from attribution.explain import make_batch
-from attribution.layers import captured, find_layer, layer_shapes
+from attribution.layers import captured, check_layers, find_layer, layer_shapes, safe_name
 
 
 class InPlace(nn.Module):
@@ -78,3 +78,13 @@ def test_one_pass_serves_logits_gradients_and_layers(network: nn.Module) -> None
 def test_a_result_is_computed_once(network: nn.Module) -> None:
     batch = make_batch(network, torch.zeros(1, 1, 5, 5), ["a"], 1, seed=0, needs=Needs())
     assert batch.once("x", lambda: [1]) is batch.once("x", lambda: [2])
+
+
+def test_names_of_layers_are_made_safe_and_never_shared() -> None:
+    assert safe_name("layer2.0.conv1") == "layer2_0_conv1"
+    assert safe_name("stem") == "stem"
+    check_layers(["a.b", "a.c"])
+    with pytest.raises(ValueError, match=r"2 whose arrays would be called 'a_b', 'a.b' among"):
+        check_layers(["a.b", "a_b"])
+    with pytest.raises(ValueError, match="layers is empty"):
+        check_layers([])
