@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,20 +43,19 @@ class SerialPool(AbstractContextManager["SerialPool"]):
     def __init__(self, workload: Workload, store: Path) -> None:
         self.replicas = 1
         self._replica = Replica(workload, store)
-        self._calls: deque[Call] = deque()
+        self._call: Call
 
     def run(self, units: Iterable[WorkUnit]) -> Iterator[Receipt]:
         """Compute units one after the other; errors as of `Pool.run`."""
-        self._calls.clear()
         return scheduler.compute(units, self, replicas=1, window=1)
 
     def start(self, call: Call) -> None:
-        """Put a call in line."""
-        self._calls.append(call)
+        """Take the next call; there is never another one yet."""
+        self._call = call
 
     def wait(self) -> Event:
-        """Compute the next call."""
-        call = self._calls.popleft()
+        """Compute the call."""
+        call = self._call
         try:
             return Finished(call, *self._replica.compute(call.unit, call.share, call.partials))
         except Exception as error:

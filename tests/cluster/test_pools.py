@@ -1,7 +1,6 @@
 """The pools pass one conformance suite; RayPool also survives what only happens to processes."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,15 @@ from conformance.pools import (
     NoGalaxyError,
     PoolConformance,
     PoolOpeningConformance,
-    Sums,
     sha256s,
+    wait_until,
 )
 
 from cluster import ray_pool
 from cluster.errors import ClusterLostError, OccultaError, RetriesExhaustedError
 from cluster.pool import SerialPool
 from cluster.ray_pool import RayPool, ray_cluster
+from cluster.scheduler import Lost
 from cluster.unit import WorkUnit
 
 TESTS = Path(__file__).parents[1]
@@ -76,11 +76,16 @@ class TestRayPool(OnRay, PoolConformance):
             ("finish {}", 3, ["kill"]),
         ],
     )
-    def test_a_unit_whose_replica_dies_is_tried_again(self, bench, step, shares, faults):
+    def test_a_unit_whose_replica_dies_is_tried_again(
+        self, bench, monkeypatch, step, shares, faults
+    ):
         bad, *good = bench.units(5, shares)
         step = step.format(bad.key.start)
         bench.desk.plan_faults(step, *faults)
+        events, wait = [], bench.pool.wait
+        monkeypatch.setattr(bench.pool, "wait", lambda: events.append(wait()) or events[-1])
         receipts = bench.run([bad, *good])
+        assert sum(isinstance(event, Lost) for event in events) == len(faults)
         pids = bench.desk.pids(step)
         assert len(set(pids)) == len(pids) == len(faults) + 1
         # Whoever waited at the door of the dead is innocent.
@@ -121,15 +126,15 @@ class TestRayPool(OnRay, PoolConformance):
 
 
 class TestOpeningRayPool(OnRay, PoolOpeningConformance):
-    def test_a_replica_that_dies_at_its_start_is_an_error_at_once(self, tmp_path):
+    def test_a_replica_that_dies_at_its_start_is_an_error_and_takes_the_others_along(
+        self, tmp_path
+    ):
         bench = Bench(tmp_path)
-        dying = Sums(bench.desk, at_open="exit")
-        with (
-            pytest.raises(ClusterLostError, match="a replica could not start: The actor died"),
-            self.open_pool(dying, bench.store),
-        ):
+        bench.desk.plan_faults("open", "exit")
+        with pytest.raises(ClusterLostError) as caught, self.open_pool(bench.workload, bench.store):
             raise AssertionError("the pool opened")
-        assert len(bench.desk.pids("open")) <= 2
+        assert str(caught.value).startswith("a replica could not start: The actor ")
+        wait_until(lambda: not any(map(alive, bench.desk.pids("open"))))
 
     def test_other_code_is_refused_before_the_workload_is_unpacked(self, tmp_path, monkeypatch):
         bench = Bench(tmp_path)
@@ -141,8 +146,7 @@ class TestOpeningRayPool(OnRay, PoolOpeningConformance):
             raise AssertionError("the pool opened")
         assert bench.desk.pids("open") == []
 
-    def test_no_replica_is_left_behind(self, tmp_path):
-        # Neither by an error, nor by a user who stops the run while units are in flight.
+    def test_a_run_that_the_user_stops_leaves_no_replica_behind(self, tmp_path):
         bench = Bench(tmp_path)
         units = bench.units(8)
         pool = self.open_pool(bench.workload, bench.store)
@@ -153,11 +157,13 @@ class TestOpeningRayPool(OnRay, PoolOpeningConformance):
         assert len(replicas) == 2
         wait_until(lambda: not any(map(alive, replicas)))
 
-    def test_a_replica_that_can_not_be_replaced_ends_the_run(self, tmp_path):
+    def test_a_replica_that_dies_at_its_start_is_replaced_again_and_one_that_refuses_ends_the_run(
+        self, tmp_path
+    ):
         bench = Bench(tmp_path)
         bad, *good = bench.units(3)
         bench.desk.plan_faults(f"compute {bad.key.start}", "kill")
-        bench.desk.plan_faults("open", "ok", "ok", "speak")
+        bench.desk.plan_faults("open", "ok", "ok", "exit", "speak")
         with (
             self.open_pool(bench.workload, bench.store) as pool,
             pytest.raises(NoGalaxyError, match="no galaxy at open"),
@@ -172,10 +178,3 @@ def alive(pid):
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_until(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -18,13 +18,12 @@ def receipt_of(unit):
 
 
 class Simulation:
-    """Replicas that do what ``draw`` says; at most two faults, or else a unit may be exhausted."""
+    """Replicas that do what ``data`` draws; more than two faults might exhaust a unit."""
 
     def __init__(self, data, replicas, faults):
         self.data, self.faults = data, faults
         self.doors = {replica: [] for replica in range(replicas)}
         self.joining = []
-        self.merged = {}
 
     def start(self, call):
         assert call not in self.doors[call.replica]
@@ -41,7 +40,7 @@ class Simulation:
             return Joined(replica)
         outcomes = ["finish"]
         if self.faults:
-            outcomes += ["fail", "lose partials", "die"]
+            outcomes += ["finish"] * 4 + ["fail", "lose partials", "die"]
         outcome = self.data.draw(st.sampled_from(outcomes))
         self.faults -= outcome != "finish"
         if outcome == "die":
@@ -104,6 +103,11 @@ def test_shares_are_needed_again_when_partials_are_lost():
     scheduler.handle(Failed(merge, RuntimeError("machine is gone"), partials_lost=True))
     again = list(scheduler.assign())
     assert [(call.share, call.unit.attempt) for call in again] == [(0, 2), (1, 2)]
+    scheduler.handle(Finished(again[1], None, "new partial 1"))
+    assert not list(scheduler.assign())
+    scheduler.handle(Finished(again[0], None, "new partial 0"))
+    (merge,) = scheduler.assign()
+    assert merge.partials == ["new partial 0", "new partial 1"]
 
 
 def test_failures_of_shares_and_merge_add_up():

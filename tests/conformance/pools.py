@@ -16,7 +16,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +79,12 @@ class Desk:
 
     def note(self, step: str) -> int:
         """Note an invocation of a step by this process; return how many there were before."""
-        with (self.folder / f"calls of {step}").open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        return len(self.pids(step)) - 1
+        path = self.folder / f"calls of {step}"
+        with path.open("ab") as file:
+            file.write(f"{os.getpid()}\n".encode())
+            file.flush()
+            end = file.tell()  # others may have gone on
+        return path.read_bytes()[:end].count(b"\n") - 1
 
     def meet(self, step: str) -> None:
         """Note an invocation of a step, and let its fault strike."""
@@ -106,17 +109,20 @@ class Desk:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "meet":
-                self._meet_others()
+                (self.folder / f"here {os.getpid()}").touch()
+                wait_until(lambda: len(list(self.folder.glob("here *"))) > 1)
+            case "stay":
+                wait_until((self.folder / "go").exists)
             case fault:
                 raise AssertionError(fault)
 
-    def _meet_others(self) -> None:
-        """Return when another process is here at the same time."""
-        (self.folder / f"here {os.getpid()}").touch()
-        end = time.monotonic() + 60
-        while len(list(self.folder.glob("here *"))) < 2:
-            assert time.monotonic() < end, "nobody else came"
-            time.sleep(0.01)
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what another process or thread does; give up when it has surely failed."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
 
 
 class Terms:
