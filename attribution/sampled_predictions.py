@@ -148,8 +148,8 @@ class SampledPredictions(Method):
         )
         if softmax and layout.classes == 1:
             raise ValueError(
-                "the network has one output, whose softmax is always 1; use outputs: vote_fractions "
-                "with answers: independent, or outputs: regression"
+                "the network has one output, whose softmax is always 1; use outputs: "
+                "vote_fractions with answers: independent, or outputs: regression"
             )
 
     def _values(self, logits_PK: Tensor, base_K: Tensor) -> Tensor:
