@@ -111,10 +111,13 @@ class _Watch:
     def _drop(self, *_: object) -> None:
         self.drops += 1
 
-    def _took_in(self, module: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any]) -> None:
+    def _took_in(
+        self, module: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         alone = len(inputs) == 1 and not more and isinstance(inputs[0], Tensor)
-        # A copy, since the module may overwrite it.
-        self._inputs.setdefault(module, []).append(inputs[0].clone() if alone else None)
+        self._inputs.setdefault(module, []).append(inputs[0] if alone else None)
+        # A module may overwrite what it takes in: it gets a copy.
+        return ((inputs[0].clone(),) if alone else inputs), more
 
     def _put_out(self, module: nn.Module, _inputs: object, output: Any) -> None:
         self._outputs[module] = (output, _version(output))

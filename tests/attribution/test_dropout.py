@@ -2,7 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from conformance.methods import MethodConformance
+from hypothesis import strategies as st
 from torch import nn
 
 from attribution import MCDropout, explain
@@ -11,12 +14,27 @@ from attribution.randomness import key
 from attribution.sampled_predictions import entropy
 
 
+class TestConformance(MethodConformance):
+    methods = st.builds(
+        MCDropout,
+        samples=st.integers(2, 12),
+        masks=st.sampled_from(["per_object", "consistent"]),
+        inject=st.sampled_from([0.3, 0.9]),
+        outputs=st.sampled_from(["classification", "vote_fractions", "regression"]),
+        answers=st.sampled_from(["exclusive", "independent"]),
+    )
+
+    def network(self):
+        network = super().network()
+        return nn.Sequential(*(layer for layer in network if "Dropout" not in type(layer).__name__))
+
+
 class _Table(nn.Module):
     """Answers the rows of a pass with the rows of a table, in order."""
 
-    def __init__(self, probabilities):
+    def __init__(self, logits):
         super().__init__()
-        self.logits = torch.tensor(probabilities, dtype=torch.float64).log()
+        self.logits = torch.as_tensor(logits, dtype=torch.float64)
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, images):
@@ -26,9 +44,14 @@ class _Table(nn.Module):
 
 def statistics_of(probabilities):
     """Feed the samples' probabilities (T, K) to the method as those of one object."""
-    samples = len(probabilities)
+    return statistics_of_outputs(torch.tensor(probabilities, dtype=torch.float64).log())
+
+
+def statistics_of_outputs(table, **parameters):
+    """Feed the samples' outputs (T, K) to the method as those of one object."""
+    samples = len(table)
     arrays = explain(
-        _Table(probabilities), torch.zeros(1, 1, 2, 2), MCDropout(samples=samples),
+        _Table(table), torch.zeros(1, 1, 2, 2), MCDropout(samples, **parameters),
         precision="float64", micro_batch=samples,
     )  # fmt: skip
     return {name: array[0] for name, array in arrays.items()}
@@ -53,6 +76,92 @@ def test_samples_that_agree_carry_no_information():
     assert 0 <= found["mutual_information"] < 1e-12
     assert found["probability_std"].max() < 1e-7
     assert found["predictive_entropy"] == pytest.approx(found["expected_entropy"], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "ratio"),
+    [
+        ([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]], 0.25),
+        ([[0.2, 0.3, 0.5]] * 3, 0.0),
+        ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 2 / 3),
+        # A sample that is torn votes for the first of its classes.
+        ([[0.5, 0.5], [0.1, 0.9]], 0.5),
+        ([[0.5, 0.5], [0.9, 0.1]], 0.0),
+    ],
+)
+def test_the_variation_ratio_is_the_share_outside_the_modal_class(probabilities, ratio):
+    assert statistics_of(probabilities)["variation_ratio"] == pytest.approx(ratio, abs=1e-15)
+
+
+# Vote fractions: every sample is a binomial, their mean a mixture.
+
+
+def test_one_volunteer_is_one_draw_of_the_class():
+    found = statistics_of_outputs(
+        np.log([[0.9, 0.1], [0.1, 0.9]]), outputs="vote_fractions", volunteers=1
+    )
+    np.testing.assert_allclose(found["mutual_information"], 0.36806421, atol=5e-9)
+    np.testing.assert_allclose(found["predictive_entropy"], np.log(2), atol=1e-12)
+    np.testing.assert_allclose(found["vote_fraction_mean"], 0.5)
+    np.testing.assert_allclose(found["vote_fraction_std"], 0.4)
+
+
+def test_opposite_certainties_of_any_number_of_volunteers_carry_ln_2():
+    # Every volunteer says no, or every one says yes.
+    found = statistics_of_outputs(
+        [[-800.0], [800.0]], outputs="vote_fractions", answers="independent", volunteers=40
+    )
+    assert found["mutual_information"] == pytest.approx(np.log(2), abs=1e-12)
+    assert found["expected_entropy"] == 0
+
+
+@pytest.mark.parametrize("volunteers", [1, 5, 40, 1000])
+@pytest.mark.parametrize("answers", ["exclusive", "independent"])
+def test_scipy_agrees_on_mixtures_of_binomials(answers, volunteers):
+    table = np.random.default_rng(0).normal(size=(6, 3)) * 2
+    found = statistics_of_outputs(
+        table, outputs="vote_fractions", answers=answers, volunteers=volunteers
+    )
+    odds = np.exp(table)
+    rho = odds / (odds.sum(axis=1, keepdims=True) if answers == "exclusive" else 1 + odds)
+    votes = scipy.stats.binom.pmf(np.arange(volunteers + 1)[:, None, None], volunteers, rho)
+    predictive = scipy.stats.entropy(votes.mean(axis=1))
+    expected = scipy.stats.entropy(votes).mean(axis=0)
+    np.testing.assert_allclose(found["vote_fraction_mean"], rho.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["vote_fraction_std"], rho.std(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(found["predictive_entropy"], predictive, rtol=1e-9)
+    np.testing.assert_allclose(found["expected_entropy"], expected, rtol=1e-9)
+    np.testing.assert_allclose(found["mutual_information"], predictive - expected, atol=1e-9)
+
+
+# Quantities.
+
+
+def test_quantities_have_a_mean_a_spread_and_the_variance_of_the_mean():
+    found = statistics_of_outputs([[1.0, 7.0], [3.0, 7.0]], outputs="regression")
+    np.testing.assert_allclose(found["output_mean"], [2, 7])
+    np.testing.assert_allclose(found["output_std"], [1, 0])
+    # The unbiased variance, 2, of one sample, over 2 samples.
+    np.testing.assert_allclose(found["output_mean_variance"], [1, 0])
+    assert list(found) == ["output_mean", "output_std", "output_mean_variance"]
+
+
+def test_small_spreads_of_large_quantities_survive():
+    offsets = np.array([0.0, 3e-4, -1e-4, 2e-4])
+    found = statistics_of_outputs(1e8 + offsets[:, None], outputs="regression")
+    assert found["output_std"] == pytest.approx(offsets.std(), rel=1e-3)
+
+
+def test_one_output_is_no_class():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 1))
+    for parameters in ({}, {"outputs": "vote_fractions"}):
+        with pytest.raises(ValueError, match="the network has one output, whose softmax is always"):
+            explain(network, torch.zeros(1, 1, 2, 2), MCDropout(2, **parameters))
+    for parameters in (
+        {"outputs": "vote_fractions", "answers": "independent"},
+        {"outputs": "regression"},
+    ):
+        explain(network, torch.zeros(1, 1, 2, 2), MCDropout(2, **parameters))
 
 
 def test_entropy_of_certainty_is_0_and_of_evenness_ln_k():
@@ -102,7 +211,9 @@ def test_statistics_are_those_of_the_samples(masks, classifier):
             "predictive_entropy": total,
             "expected_entropy": np.mean(entropy_T),
             "mutual_information": total - np.mean(entropy_T),
+            "variation_ratio": 1 - np.bincount(p_TK.argmax(axis=1)).max() / 30,
         }
+        assert set(found) == set(expected)
         for quantity, value in expected.items():
             np.testing.assert_allclose(found[quantity][n], value, rtol=1e-9, atol=1e-9)
         assert found["mutual_information"][n] > 1e-3
@@ -224,6 +335,17 @@ def test_channel_dropout_drops_whole_channels(layer):
     assert abs(kept[:, :, 0].mean() - 0.5) < 5 * 0.5 / np.sqrt(4000)
 
 
+def test_a_single_key_serves_every_row_of_every_pass():
+    network = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5)).eval()
+    with hashed_dropout(network, [5]):
+        first, second = network(torch.ones(3, 200)), network(torch.ones(1, 200))
+    np.testing.assert_array_equal(first, second.expand(3, -1))
+    with hashed_dropout(network, [5, 6]):
+        both = network(torch.ones(2, 200))
+    np.testing.assert_array_equal(both[0], second[0])
+    assert not torch.equal(both[0], both[1])
+
+
 def test_a_layer_that_is_used_twice_draws_anew():
     layer = nn.Dropout(0.5).eval()
     with hashed_dropout(nn.Sequential(layer), [1, 2]):
@@ -289,7 +411,9 @@ def test_only_dropout_is_random_and_no_module_trains(classifier):
 @pytest.mark.parametrize("layers", [[], [nn.Dropout(0.0)]])
 def test_a_network_without_active_dropout_is_refused(layers):
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match="no dropout layer with p > 0, so all samples would be eq"):
+    with pytest.raises(
+        ValueError, match=r"no dropout layer with p > 0, so all samples would be.*set inject, for"
+    ):
         explain(network, torch.zeros(1, 1, 2, 2), MCDropout(2))
 
 
@@ -298,6 +422,61 @@ def test_dropout_that_would_be_done_wrongly_is_refused(layer):
     network = nn.Sequential(layer(0.5), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match=f"^{layer.__name__} is not supported"):
         explain(network, torch.zeros(1, 1, 2, 2), MCDropout(2))
+
+
+def test_dropout_that_never_runs_is_refused():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.auxiliary = nn.Dropout(0.5)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(images.flatten(1))
+
+    with pytest.raises(ValueError, match="none of the network's dropout layers runs when it predi"):
+        explain(Aside(), torch.zeros(1, 1, 2, 2), MCDropout(2))
+
+
+# Injected dropout.
+
+
+def without_dropout():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)).eval()
+
+
+@pytest.mark.parametrize("masks", ["per_object", "consistent"])
+def test_injected_dropout_is_that_of_a_layer_before_the_last(masks):
+    plain = without_dropout()
+    built = nn.Sequential(*plain[:3], nn.Dropout(0.3), plain[3])
+    images = torch.randn(5, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    one = explain(plain, images, MCDropout(9, masks, inject=0.3))
+    other = explain(built, images, MCDropout(9, masks))
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name])
+    assert one["probability_std"].min() > 1e-3
+
+
+def test_injected_dropout_is_labelled():
+    layout = TestConformance()._layout()
+    for spec in MCDropout(inject=0.3).arrays(layout):
+        assert spec.attributes["inject"] == 0.3
+    for spec in MCDropout().arrays(layout):
+        assert "inject" not in spec.attributes
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 2)), "inject is 0.2, and the"),
+        (nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()), "the last layer with weights is Conv2d"),
+        (nn.Flatten(), "the last layer with weights is none"),
+    ],
+)
+def test_injection_without_a_place_is_refused(network, message):
+    with pytest.raises(ValueError, match=message):
+        explain(network, torch.zeros(1, 1, 2, 2), MCDropout(2, inject=0.2))
 
 
 def test_hooks_are_removed_when_the_network_fails():
@@ -312,6 +491,11 @@ def test_hooks_are_removed_when_the_network_fails():
     [
         ({"samples": 1}, "samples is 1; a spread needs 2 samples or more"),
         ({"masks": "shared"}, "masks is 'shared'; choose per_object or consistent"),
+        ({"inject": 0.0}, "inject is 0.0; choose a probability between 0 and 1"),
+        ({"inject": 1}, "inject is 1; choose a probability between 0 and 1"),
+        ({"volunteers": 0}, "volunteers is 0; a vote takes 1 to 1000"),
+        ({"outputs": "votes"}, "outputs is 'votes'; choose one of classification, vote_fractions"),
+        ({"answers": "both"}, "answers is 'both'; choose one of exclusive, independent"),
     ],
 )
 def test_parameters_without_meaning_are_refused(parameters, message):
