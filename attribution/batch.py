@@ -127,6 +127,26 @@ class Batch:
             self.passes.backward += len(rows)
         return gradients
 
+    @torch.enable_grad()
+    def row_gradients(self, rows_NCHW: Tensor, classes_NT: NDArray[np.int64]) -> list[Tensor]:
+        """Differentiate, for each target, one logit per row with respect to that row.
+
+        Returns
+        -------
+        (N, C, H, W) per target; one forward for all, one backward per target
+        """
+        rows = rows_NCHW.detach().requires_grad_()
+        logits_NK = self._logits(rows)
+        self.passes.forward += len(rows)
+        gradients: list[Tensor] = []
+        for t, classes_N in enumerate(classes_NT.T):
+            index = torch.as_tensor(classes_N, device=logits_NK.device)[:, None]
+            score = logits_NK.gather(1, index).sum()
+            last = t == classes_NT.shape[1] - 1
+            gradients += torch.autograd.grad(score, rows, retain_graph=not last)
+            self.passes.backward += len(rows)
+        return gradients
+
     @cached_property
     def _graph(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of the images, and the images and layers that can be differentiated by."""

@@ -49,6 +49,20 @@ def random_words(keys: Sequence[int], count: int, device: torch.device) -> Tenso
     return _mix(_mix(element ^ low) ^ high)
 
 
+def random_normal(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Draw standard normal numbers, ``count`` of them for each key (Box & Muller 1958).
+
+    Returns
+    -------
+    float64 tensor (rows, count)
+    """
+    pairs = -(-count // 2)
+    uniform = (random_words(keys, 2 * pairs, device).double() + 0.5) / 2**32
+    radius = torch.sqrt(-2 * torch.log(uniform[:, :pairs]))
+    angle = 2 * torch.pi * uniform[:, pairs:]
+    return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), dim=1)[:, :count]
+
+
 def _mix(word: Tensor) -> Tensor:
     # int64 products wrap; their low 32 bits are right, which is all that is kept.
     word = word ^ (word >> 16)

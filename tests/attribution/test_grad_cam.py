@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from conformance.methods import MethodConformance, convolutional_network
+from hypothesis import strategies as st
+from torch import nn
+
+from attribution import explain
+from attribution.grad_cam import GradCAM
+from training.networks import build
+
+
+class TestGradCAM(MethodConformance):
+    methods = st.builds(GradCAM, layer=st.sampled_from(["3", "5"]), relu=st.booleans())
+    layers = ("3", "5")
+
+
+def test_a_layer_whose_mean_is_the_score_by_hand():
+    # Score: the mean of channel 0 minus twice that of channel 1; weights are 1/4 and -2/4.
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.append(nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([1.0, 0.25]).reshape(2, 1, 1, 1))
+        network[3].weight.copy_(torch.tensor([[1.0, -2.0]]))
+    x = torch.tensor([[[[4.0, -8.0], [0.0, 2.0]]]])
+    raw = explain(network, x, GradCAM("0", relu=False), targets=0)["attribution"][0, 0]
+    assert raw.tolist() == [[0.5, -1.0], [0.0, 0.25]]
+    kept = explain(network, x, GradCAM("0"), targets=0)["attribution"][0, 0]
+    assert kept.tolist() == [[0.5, 0.0], [0.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"), [("resnet18", "layer3"), ("vgg16", "features.29")]
+)
+def test_captum_agrees(architecture, layer):
+    torch.manual_seed(0)
+    network = build(f"torchvision:{architecture}", 4).eval()
+    images = torch.randn(2, 3, 64, 64)
+    found = explain(network, images, GradCAM(layer), targets=2, micro_batch=2)["attribution"]
+    peer = LayerGradCam(network, network.get_submodule(layer)).attribute(
+        images, target=2, relu_attributions=True
+    )
+    enlarged = LayerAttribution.interpolate(peer, (64, 64), "bilinear").detach().numpy()
+    assert np.abs(found - enlarged).max() < 1e-6 * np.abs(enlarged).max()
+
+
+def test_layers_without_places_are_refused():
+    network = convolutional_network(2, 5)
+    with pytest.raises(ValueError, match=r"layer '10' puts out shape \(5,\), which has no places"):
+        explain(network, torch.zeros(1, 2, 9, 8), GradCAM("10"))
+    with pytest.raises(ValueError, match="layer 'conv': the network has no such layer"):
+        explain(network, torch.zeros(1, 2, 9, 8), GradCAM("conv"))
