@@ -23,6 +23,8 @@ class Call:
     partials: Sequence[Any] = ()
     """Of a merge: what stands for the shares' results, in plan order."""
     replica: int = -1
+    alone: bool = False
+    """It was at a replica that died, so now it gets one to itself: if that dies too, it did it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,16 @@ class Scheduler:
 
     def assign(self) -> Iterator[Call]:
         """Hand out calls until every replica has its share of them, or no unit is left."""
-        while self._at:
-            replica = min(self._at, key=lambda number: len(self._at[number]))
-            if len(self._at[replica]) >= self._window or (call := self._next()) is None:
+        while True:
+            rooms = [
+                (len(calls), replica)
+                for replica, calls in self._at.items()
+                if not any(call.alone for call in calls)
+            ]
+            load, replica = min(rooms, default=(self._window, -1))
+            if load >= self._window or not self._draw() or (load and self._ready[0].alone):
                 return
-            call = replace(call, replica=replica)
+            call = replace(self._ready.popleft(), replica=replica)
             self._at[replica].append(call)
             yield call
 
@@ -156,10 +163,11 @@ class Scheduler:
                 return receipt
         return None
 
-    def _next(self) -> Call | None:
+    def _draw(self) -> bool:
+        """Draw a unit if no call is ready; tell whether one is now."""
         if not self._ready and (unit := next(self._units, None)) is not None:
             self._ready.extend(_calls(unit))
-        return self._ready.popleft() if self._ready else None
+        return bool(self._ready)
 
     def _arrived(self, event: Finished, share: int) -> None:
         unit = event.call.unit
@@ -173,10 +181,12 @@ class Scheduler:
             self._ready.appendleft(Call(replace(unit, attempt=attempt), partials=partials))
 
     def _lose(self, calls: Sequence[Call], error: BaseException) -> None:
-        # The replica was computing the first; those that waited at its door are innocent.
-        self._ready.extendleft(reversed(calls[1:]))
-        if calls:
-            self._again(calls[0], error, partials_lost=False)
+        # The replica was computing the first, and the others waited at its door; or it was already
+        # computing another, and word that the first had finished was lost with it.
+        suspects = [replace(call, alone=True) for call in calls]
+        self._ready.extendleft(reversed(suspects[1:]))
+        if suspects:
+            self._again(suspects[0], error, partials_lost=False)
             return
         self._vain_losses += 1
         if self._vain_losses == ATTEMPTS:

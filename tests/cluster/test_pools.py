@@ -69,17 +69,17 @@ class TestRayPool(OnRay, PoolConformance):
         assert os.getpid() not in unpackers
 
     @pytest.mark.parametrize(
-        ("step", "shares", "faults"),
+        ("step", "shares", "faults", "others"),
         [
-            ("compute {}", 1, ["kill", "exit"]),
-            ("partial {} 1", 3, ["exit"]),
-            ("finish {}", 3, ["kill"]),
+            ("compute {}", 1, ["kill", "exit"], 4),
+            ("partial {} 1", 3, ["exit"], 4),
+            ("finish {}", 3, ["kill"], 0),
         ],
     )
     def test_a_unit_whose_replica_dies_is_tried_again(
-        self, bench, monkeypatch, step, shares, faults
+        self, bench, monkeypatch, step, shares, faults, others
     ):
-        bad, *good = bench.units(5, shares)
+        bad, *good = bench.units(1 + others, shares)
         step = step.format(bad.key.start)
         bench.desk.plan_faults(step, *faults)
         events, wait = [], bench.pool.wait

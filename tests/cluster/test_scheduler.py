@@ -33,7 +33,9 @@ class Simulation:
     def wait(self):
         busy = [replica for replica, calls in self.doors.items() if calls]
         assert busy or self.joining
-        replica = self.data.draw(st.sampled_from([*busy, *self.joining]))
+        return self.wait_at(self.data.draw(st.sampled_from([*busy, *self.joining])))
+
+    def wait_at(self, replica):
         if replica in self.joining:
             self.joining.remove(replica)
             self.doors[replica] = []
@@ -83,15 +85,44 @@ def test_calls_are_spread_evenly_and_more_are_drawn_only_when_there_is_room():
     assert (call.replica, call.unit.key.start) == (1, 6)
 
 
-def test_only_the_call_that_was_computed_is_charged_for_a_death():
-    scheduler = Scheduler(map(unit_of, range(4)), replicas=2, window=2)
-    list(scheduler.assign())
+def test_only_the_first_call_is_charged_for_a_death_and_then_all_suspects_are_alone():
+    scheduler = Scheduler(map(unit_of, range(6)), replicas=2, window=2)
+    calls = list(scheduler.assign())
     scheduler.handle(Lost(0, RuntimeError("died")))
-    # The lost replica gets no calls before it is back.
+    # The lost replica gets no calls before it is back, and suspects get none that is busy.
     assert not list(scheduler.assign())
     scheduler.handle(Joined(0))
-    again = [(call.replica, call.unit.key.start, call.unit.attempt) for call in scheduler.assign()]
-    assert again == [(0, 0, 2), (0, 2, 1)]
+    (suspect,) = scheduler.assign()
+    assert (suspect.replica, suspect.unit.key.start, suspect.unit.attempt) == (0, 0, 2)
+    scheduler.handle(Finished(calls[1], receipt_of(calls[1].unit)))
+    assert not list(scheduler.assign())
+    scheduler.handle(Finished(suspect, receipt_of(suspect.unit)))
+    suspect, other = scheduler.assign()
+    assert (suspect.replica, suspect.unit.key.start, suspect.unit.attempt) == (0, 2, 1)
+    assert (other.replica, other.unit.key.start) == (1, 4)
+    scheduler.handle(Finished(suspect, receipt_of(suspect.unit)))
+    assert [(call.replica, call.unit.key.start) for call in scheduler.assign()] == [(0, 5)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(0, 7), st.integers(1, 3))
+def test_a_unit_that_kills_is_named_even_if_the_word_of_others_is_lost(data, poison, replicas):
+    class Poisoned(Simulation):
+        def wait(self):
+            busy = [replica for replica, calls in self.doors.items() if calls]
+            replica = self.data.draw(st.sampled_from([*busy, *self.joining]))
+            calls = [] if replica in self.joining else self.doors[replica]
+            if any(call.unit.key.start == poison for call in calls) and (
+                calls[0].unit.key.start == poison or self.data.draw(st.booleans())
+            ):
+                del self.doors[replica]
+                self.joining.append(replica)
+                return Lost(replica, RuntimeError("died"))
+            return self.wait_at(replica)
+
+    simulation = Poisoned(data, replicas, 0)
+    with pytest.raises(RetriesExhaustedError, match=f"unit {unit_of(poison).key} failed 3 times"):
+        list(compute(map(unit_of, range(8)), simulation, replicas=replicas, window=2))
 
 
 def test_shares_are_needed_again_when_partials_are_lost():
