@@ -211,6 +211,26 @@ def test_the_error_falls_with_the_root_of_the_samples():
         assert relative == pytest.approx(1 / np.sqrt(samples), rel=0.15)
 
 
+def test_passes_are_as_long_as_the_batch_allows(network, images):
+    rows = []
+    handle = network.register_forward_hook(
+        lambda _network, _inputs, output: rows.append(len(output))
+    )
+    try:
+        layout = TestAttributionUncertainty()._layout()
+        for inner, expected in (
+            # Six samples go through together; paths of seven nodes sample by sample.
+            (GradientXInput(), [4, 2]),
+            (IntegratedGradients(7), [1, 4, 3, 1] * 6),
+        ):
+            method = AttributionUncertainty(6, of=inner)
+            assert method.passes(layout)[0] == 6 * (1 + inner.passes(layout)[0])
+            explained(network, images[:1], method, targets=0, ids=IDS[:1])
+            assert sorted(rows[-len(expected) :]) == sorted(expected)
+    finally:
+        handle.remove()
+
+
 def test_dropout_can_be_injected(images):
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 4)).double()

@@ -57,15 +57,27 @@ def clamped(logits):
     return logits.clamp_(-50, 50)  # does nothing here, and might elsewhere
 
 
+class _Block(nn.Module):
+    """A block that overwrites its input and has dropout inside."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, features):
+        return self.dropout(features.relu_().sub_(0.1))
+
+
 class _Twice(nn.Module):
     """Dropout on the way to a head that holds the same layer of dropout."""
 
-    def __init__(self):
+    def __init__(self, first):
         super().__init__()
-        self.head = head()
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Sequential(first(self.dropout), nn.Linear(72, 3))
 
     def forward(self, images):
-        return self.head(self.head[0](images[:, 0].repeat(1, 3, 1).flatten(1)[:, :80]))
+        return self.head(self.dropout(images.flatten(1)))
 
 
 NETWORKS = {
@@ -93,7 +105,12 @@ NETWORKS = {
     "scores changed": (lambda: _Headed(head(), lambda x: 2 * x), ["_Headed"]),
     "scores overwritten": (lambda: _Headed(head(), lambda x: x.mul_(2)), ["_Headed"]),
     "scores clamped": (lambda: _Headed(head(), clamped), ["_Headed"]),
-    "dropout outside too": (_Twice, ["_Twice"]),
+    "dropout outside too": (lambda: _Twice(lambda dropout: dropout), ["_Twice"]),
+    "dropout outside a block too": (lambda: _Twice(_Block), ["_Twice"]),
+    "block that overwrites": (
+        lambda: _Headed(nn.Sequential(_Block(nn.Dropout(0.5)), nn.Linear(80, 3))),
+        ["_Block", "Linear"],
+    ),
 }
 
 
