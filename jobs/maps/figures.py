@@ -45,7 +45,7 @@ class Ink:
     """Graticule."""
     ground: str = "#ffffff"
     """Behind the picture."""
-    empty: str = "#e3e6ea"
+    empty: str = "#c9ced6"
     """Cells whose mean is masked."""
 
 
@@ -94,16 +94,16 @@ def draw_sky(
 
 
 def masked_note(table: SkyTable, name: str) -> str:
-    """Say what grey cells are, if there are any; if all are, which nside would show some."""
+    """Say what grey cells are, if there are any; if most are, which nside would show them."""
     if name == "count" or np.isfinite(table.means[name].mean).all():
         return ""
     few = f"fewer than {table.min_count} objects" if table.min_count > 1 else "no object"
-    grey = f"grey: {few}"
-    if np.isfinite(table.means[name].mean).any():
-        return grey
+    shown = np.isfinite(table.means[name].mean)
+    if 2 * shown.sum() >= len(shown):
+        return f"grey: {few}"
     nside = suggest_nside(table, name)
     cure = f"try nside: {nside}" if nside else "lower min_count"
-    return f"{grey}\nin every cell: {cure}"
+    return f"grey: {few}\nin {'most cells' if shown.any() else 'every cell'}: {cure}"
 
 
 def draw_mean_attribution(
@@ -134,7 +134,8 @@ def draw_mean_attribution(
             axes.set_axis_off()
         if picture is not None:
             bar = figure.colorbar(picture, ax=list(grid), shrink=0.85, aspect=18, pad=0.02)
-            bar.set_label(f"evidence for the class [{stack.units}]", fontsize=8)
+            unit = "" if stack.units == "1" else f" [{stack.units}]"
+            bar.set_label(f"{_short(stack.long_name, 36)}{unit}", fontsize=8)
             bar.ax.tick_params(labelsize=8)
         figure.suptitle(_short(title, 80), fontsize=11)
         return png(figure)

@@ -127,6 +127,8 @@ def test_grey_is_explained_where_there_is_grey() -> None:
     assert masked_note(masked([0, 4], 1), "accuracy") == "grey: no object"
     empty = masked_note(masked([1, 1, 1, 1]), "accuracy")
     assert empty == "grey: fewer than 3 objects\nin every cell: try nside: 4"
+    most = masked_note(masked([3, 1, 1, 1]), "accuracy")
+    assert most == "grey: fewer than 3 objects\nin most cells: try nside: 4"
     assert masked_note(masked([1, 1]), "accuracy").endswith("in every cell: lower min_count")
 
 
