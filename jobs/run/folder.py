@@ -110,9 +110,12 @@ def finalise(run: Path, plan: Plan) -> str:
     """
     digests: dict[int, bytes] = {}
     failures = list(plan.failures)
+    passes = {"forward": 0, "backward": 0}
     for receipt in Ledger(run / "ledger").receipts():
         digests[plan.units.number(UnitKey.parse(receipt.key))] = _receipt_digest(receipt)
         failures.extend(receipt.failures)
+        passes["forward"] += receipt.forward
+        passes["backward"] += receipt.backward
     missing = len(plan.units) - len(digests)
     if missing:
         raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
@@ -125,8 +128,8 @@ def finalise(run: Path, plan: Plan) -> str:
         zarr.consolidate_metadata(zarr.storage.LocalStore(run / STORE))
     sync_tree(run / STORE)
     digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
-    manifest = {**read_manifest(run), "results_digest": digest, "finished": utc_now()}
-    write_manifest(run, manifest)
+    ended = {"passes": passes, "results_digest": digest, "finished": utc_now()}
+    write_manifest(run, {**read_manifest(run), **ended})
     return digest
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
+
+import yaml
 
 from ..errors import RefusedError
+from .methods import SECTIONS
 
 _SURVEY = """\
 format: fits                 # fits | images | simulated (path: the folder of a simulation run)
@@ -46,28 +50,7 @@ network:
   preprocess:                  # the same as in training
 {textwrap.indent(_PREPROCESS, "    ")}\
 methods:                       # targets: predicted, label, all, class names or indices
-  - method: occlusion
-    window: 32                 # pixels, or [height, width]
-    stride: 16
-    fill: 0.0                  # at the network's input, or one value per band
-    output: logit              # logit | probability
-    targets: [predicted]
-    channels: sum              # sum | keep
-  - method: gradient_x_input
-    targets: [predicted]
-    channels: sum
-  - method: integrated_gradients
-    steps: 50
-    rule: gauss_legendre       # gauss_legendre | midpoint | trapezoid | riemann_left, _right
-    baseline: black            # black is 0 at the network's input; or a number
-    targets: [predicted]
-    channels: sum
-#  - method: saliency
-#    targets: [predicted]
-#    channels: sum
-#  - method: mc_dropout         # needs dropout layers in the network
-#    samples: 100
-#    masks: per_object          # per_object | consistent
+@METHODS@
 execution:
   replicas: auto               # copies of the network, one CPU core each
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
@@ -129,8 +112,43 @@ fit:
 output: runs/my-network
 """
 
+_CHOSEN: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 32, "stride": 16},
+    "gradient_x_input": {},
+    "integrated_gradients": {},
+}
+"""Methods that the attribution template asks for; the others are in it as comments."""
+_EXAMPLE_VALUES: dict[str, Any] = {"layers": ["layer4"], "layer": "layer4"}
+"""What stands where a method has no default."""
+
+
+def _methods() -> str:
+    chosen = [_section(name, values) for name, values in _CHOSEN.items()]
+    others = [_section(name, {}) for name in SECTIONS if name not in _CHOSEN]
+    return "".join([*chosen, *(textwrap.indent(text, "#", lambda _: True) for text in others)])
+
+
+def _section(name: str, values: dict[str, Any]) -> str:
+    """Write a method's section with every field; the method's own summary is the comment."""
+    kind = SECTIONS[name].kind
+    first_line = (kind.__doc__ or "").strip().splitlines()[0].rstrip(".").replace("`", "")
+    _, _, summary = first_line.rpartition(": ")
+    lines = [f"  - {f'method: {name} ':27}# {summary}"]
+    for field_name, field in SECTIONS[name].model_fields.items():
+        if field_name != "method":
+            value = _EXAMPLE_VALUES.get(field_name) if field.is_required() else field.default
+            value = values.get(field_name, value)
+            shown = yaml.safe_dump([_plain(value)], default_flow_style=True, width=1000)
+            lines.append(f"    {field_name}: {shown.strip()[1:-1]}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 _EXAMPLES: dict[str, str] = {
-    "attribution": _ATTRIBUTION,
+    "attribution": _ATTRIBUTION.replace("@METHODS@\n", _methods()),
     "simulation": _SIMULATION,
     "training": _TRAINING,
 }

@@ -87,7 +87,7 @@ class AttributionWorkload:
             name = request.method.name
             found = request.method.arrays(layout)
             arrays |= {f"{name}/{spec.name}": spec for spec in found}
-            if any(spec.is_map or spec.name == "grid" for spec in found):
+            if any(spec.dims == layout.map_dims or spec.name == "grid" for spec in found):
                 described = summary_arrays(layout.targets)
                 arrays |= {f"summary/{name}/{spec.name}": spec for spec in described}
         return arrays

@@ -1,0 +1,153 @@
+"""Every method in one job: through the pool, cut and uncut, with no pass too many."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from attribution.registry import METHODS
+from cluster.ledger import Ledger
+from cluster.pool import SerialPool
+from jobs.plan import plan_job
+from jobs.report import write_report
+from jobs.run.execute import execute
+from jobs.specs.load import load_job
+from training.checkpoints import save_weights
+from training.networks import build
+
+SIMULATION = """
+kind: simulation
+name: survey
+preset: A
+objects: 5
+output: survey
+"""
+JOB = """
+kind: attribution
+name: all
+survey: {format: simulated, path: survey}
+network:
+  architecture: occulta:small_cnn
+  weights: weights.safetensors
+  classes: [smooth, spiral, barred, edge_on]
+  options: {width: 4}
+  preprocess: {stretch: asinh, scale: 0.1, size: 32}
+methods:
+  - {method: occlusion, window: 16, stride: 8}
+  - {method: gradient_x_input}
+  - {method: integrated_gradients, steps: 4, rule: midpoint}
+  - {method: saliency}
+  - {method: smoothgrad, samples: 5}
+  - {method: vargrad, samples: 5}
+  - {method: grad_cam, layer: features.3}
+  - {method: deconvnet}
+  - {method: guided_backprop}
+  - {method: feature_maps, layers: [features.3, features.2.0], pooling: mean}
+  - {method: top_responses, layers: [features.3]}
+  - {method: mc_dropout, samples: 6}
+  - {method: test_time_augmentation, rotations: 2}
+  - {method: attribution_uncertainty, samples: 3}
+  - {method: mutual_information_attribution, samples: 3}
+  - {method: deletion, steps: 3}
+  - {method: insertion, steps: 3}
+  - {method: infidelity, samples: 5, of: [saliency, occlusion]}
+  - {method: max_sensitivity, samples: 2, of: [gradient_x_input]}
+  - {method: model_randomisation, stages: 2, of: [gradient_x_input, grad_cam]}
+execution: {micro_batch: 4, seed: 3}
+output: all
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all")
+    (folder / "simulation.yaml").write_text(SIMULATION)
+    (folder / "all.yaml").write_text(JOB)
+    torch.manual_seed(0)
+    save_weights(build("occulta:small_cnn", 4, 3, {"width": 4}), folder / "weights.safetensors")
+    execute(plan_job(load_job(folder / "simulation.yaml")), SerialPool)
+    execute(plan_job(load_job(folder / "all.yaml")), SerialPool)
+    return folder
+
+
+def test_the_job_names_every_method(folder):
+    job = load_job(folder / "all.yaml")
+    assert [section.method for section in job.methods] == list(METHODS)
+
+
+def test_every_array_is_there_finite_and_read_by_xarray_alone(folder):
+    tree = xr.open_datatree(folder / "all/results.zarr", engine="zarr")
+    for name in METHODS:
+        group = tree[name].to_dataset()
+        assert group.data_vars, name
+        for array in group.data_vars.values():
+            assert array.attrs.get("long_name"), (name, array.name)
+            if array.dtype.kind == "f":
+                assert np.isfinite(array.values).all(), (name, array.name)
+    assert tree["infidelity"]["judged"].values.tolist() == ["saliency", "occlusion"]
+    assert tree["model_randomisation"]["judged"].values.tolist() == ["gradient_x_input", "grad_cam"]
+
+
+def test_a_cut_parts_axis_gives_the_same_bits(folder):
+    plan = plan_job(load_job(folder / "all.yaml"))
+    key, work = plan.units[0], plan.workload.open()
+    whole = work.compute(key)
+    cut = work.finish(key, [work.partial(key, share, 3) for share in range(3)])
+    assert whole.arrays.keys() == cut.arrays.keys()
+    for path, array in whole.arrays.items():
+        assert _digest(array) == _digest(cut.arrays[path]), path
+
+
+def _digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def test_the_manifest_counts_the_passes(folder):
+    receipts = list(Ledger(folder / "all/ledger").receipts())
+    manifest = json.loads((folder / "all/manifest.json").read_text())
+    assert manifest["passes"] == {
+        "forward": sum(receipt.forward for receipt in receipts),
+        "backward": sum(receipt.backward for receipt in receipts),
+    }
+
+
+def passes(folder, *methods):
+    """Rows that went forward and backward for the first unit, four objects, of a job with these methods."""
+    sections = json.dumps([{"method": name} | fields for name, fields in methods])
+    plan = plan_job(load_job(folder / "all.yaml", [f"methods={sections}"]))
+    result = plan.workload.open().compute(plan.units[0])
+    return result.forward, result.backward
+
+
+SHARED = [
+    ("gradient_x_input", {}),
+    ("saliency", {}),
+    ("grad_cam", {"layer": "features.3"}),
+    ("feature_maps", {"layers": ["features.2.0"]}),
+    ("top_responses", {"layers": ["features.3"]}),
+]
+OCCLUSION = ("occlusion", {"window": 16, "stride": 8})
+
+
+def test_one_forward_and_one_backward_serve_prediction_gradients_and_layers(folder):
+    assert passes(folder, *SHARED) == (4, 4)
+    assert passes(folder, ("feature_maps", {"layers": ["features.3"]})) == (4, 0)
+
+
+def test_measures_of_quality_reuse_the_maps(folder):
+    forward, backward = passes(folder, *SHARED, OCCLUSION)
+    assert (forward, backward) == (4 + 4 * 9, 4)
+    # Three steps make four points of a curve for each of four maps.
+    assert passes(folder, *SHARED, OCCLUSION, ("deletion", {"steps": 3})) == (
+        forward + 4 * 4 * 4,
+        backward,
+    )
+
+
+def test_the_report_shows_them(folder):
+    page = write_report([folder / "all"], folder / "report.html").read_text()
+    for name in ("deconvnet", "grad_cam", "smoothgrad"):
+        assert name in page or name.replace("_", " ") in page
