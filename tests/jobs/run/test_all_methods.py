@@ -115,7 +115,7 @@ def test_the_manifest_counts_the_passes(folder):
 
 
 def passes(folder, *methods):
-    """Rows that went forward and backward for the first unit, four objects, of a job with these methods."""
+    """Rows that went forward and backward for the first unit of such a job: four objects."""
     sections = json.dumps([{"method": name} | fields for name, fields in methods])
     plan = plan_job(load_job(folder / "all.yaml", [f"methods={sections}"]))
     result = plan.workload.open().compute(plan.units[0])
