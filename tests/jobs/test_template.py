@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, TypeAdapter
@@ -98,3 +99,9 @@ def test_the_attribution_template_shows_every_method(name, tmp_path):
 def test_an_unknown_kind_is_refused_with_the_known_ones():
     with pytest.raises(RefusedError, match=r"'train' is unknown; use one of .*training"):
         job_template("train")
+
+
+def test_the_reference_has_a_row_for_every_method():
+    page = (Path(__file__).parents[2] / "docs/reference/methods.md").read_text()
+    rows = re.findall(r"(?m)^\| `(\w+)` \|", page)
+    assert sorted(rows) == sorted(METHODS)
