@@ -3,42 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from conformance.methods import MethodConformance, some_methods
-from hypothesis import given
+from conformance.methods import MethodConformance
 from hypothesis import strategies as st
 from torch import nn
 
 from attribution import explain
 from attribution.features import FeatureMaps, TopResponses
 
+LAYERS = ("0", "2", "3", "5")
 CHOSEN = st.sampled_from([("0",), ("2", "5"), ("3",)])
 """Layers of the conformance suite's network, before and after pooling."""
 
 
-class OfLayers(MethodConformance):
-    layers = ("0", "2", "3", "5")
-
-    @some_methods
-    @given(st.data())
-    def test_images_survive_a_network_that_overwrites_its_input(self, data):
-        # The suite's own test wraps the network, and so gives its layers other names.
-        method = data.draw(self.methods)
-        calm, overwriting = self._batch(method), self._batch(method)
-        overwriting.network.register_forward_pre_hook(_overwrite)
-        expected = self._complete(method, self._partial(method), batch=calm)
-        found = self._complete(method, self._partial(method), batch=overwriting)
-        assert torch.equal(overwriting.images, calm.images)
-        for name, array in expected.items():
-            np.testing.assert_array_equal(found[name], array)
-
-
-def _overwrite(_network: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    copy = inputs[0].clone()
-    inputs[0].zero_()
-    return copy
-
-
-class TestFeatureMaps(OfLayers):
+class TestFeatureMaps(MethodConformance):
+    layers = LAYERS
     methods = st.builds(
         FeatureMaps,
         layers=CHOSEN,
@@ -47,7 +25,8 @@ class TestFeatureMaps(OfLayers):
     )
 
 
-class TestTopResponses(OfLayers):
+class TestTopResponses(MethodConformance):
+    layers = LAYERS
     methods = st.builds(TopResponses, layers=CHOSEN, k=st.integers(1, 20))
 
 
