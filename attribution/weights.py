@@ -33,7 +33,7 @@ class Filters:
     layer: str
     """Name of the layer."""
     weights: NDArray[np.float32]
-    """(F, C, y, x), with the kernel axes that the convolution has; C are the inputs of one group."""
+    """(F, C, y, x), with the kernel axes that the convolution has; C are a group's inputs."""
     l1: NDArray[np.float64]
     """Sum of the absolute weights of each filter, (F,)."""
     l2: NDArray[np.float64]
