@@ -17,9 +17,11 @@ from cluster.workload import Workload
 from .errors import RefusedError
 from .preflight import check_group_by, check_targets, inspect_network
 from .run.status import STORE, check_vacant
-from .specs.jobs import AttributionJob, JobSpec, SimulationJob
+from .specs.execution import ExecutionSpec
+from .specs.jobs import AttributionJob, InceptionismJob, JobSpec, SimulationJob
 from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
+from .work.inception_inputs import inspect_inceptionism
 from .work.simulation import SimulationWorkload
 
 _UNIT_BYTES = 256 << 20
@@ -105,11 +107,13 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
         return _plan_attribution(job, gpus)
     if isinstance(job, SimulationJob):
         return _plan_simulation(job)
+    if isinstance(job, InceptionismJob):
+        return _plan_inceptionism(job, gpus)
     raise RefusedError(f"kind: a {job.kind} job has no units to plan; `occulta run` runs it")
 
 
 def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
-    device, gpus_per_replica = _device(job, gpus)
+    device, gpus_per_replica = _device(job.execution, gpus)
     bands = len(job.network.preprocess.mean) or None
     survey = open_survey(job.survey, bands)
     if len(survey.catalogue) == 0:
@@ -166,8 +170,35 @@ def _plan_simulation(job: SimulationJob) -> Plan:
     )
 
 
-def _device(job: AttributionJob, gpus: int) -> tuple[str, float]:
-    wanted = job.execution.gpus_per_replica
+def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
+    device, gpus_per_replica = _device(job.execution, gpus)
+    unit_objects = _given_unit_objects(job.execution) or job.execution.micro_batch
+    execution = job.execution.model_copy(update={"shard_objects": unit_objects})
+    job = job.model_copy(update={"execution": execution})
+    inputs = inspect_inceptionism(job, device)
+    workload, replicas = inputs.workload, job.execution.replicas
+    return Plan(
+        job,
+        workload,
+        UnitGrid(len(workload.drawings), unit_objects),
+        None if replicas == "auto" else replicas,
+        {"spec": job.digest(), "code": code_digest(), **inputs.digests},
+        device,
+        gpus_per_replica,
+        passes=workload.passes,
+        micro_batch=job.execution.micro_batch,
+        row_bytes=inputs.row_bytes,
+        facts={
+            "classes": list(job.network.classes),
+            "image_shape": list(workload.image_shape),
+            "micro_batch": job.execution.micro_batch,
+            "seed": job.execution.seed,
+        },
+    )
+
+
+def _device(execution: ExecutionSpec, gpus: int) -> tuple[str, float]:
+    wanted = execution.gpus_per_replica
     if wanted == "auto":
         wanted = 1.0 if gpus else 0.0
     if wanted > 0 and gpus == 0:
@@ -178,17 +209,23 @@ def _device(job: AttributionJob, gpus: int) -> tuple[str, float]:
 
 
 def _unit_objects(job: AttributionJob, objects: int, row_bytes: int) -> int:
-    step = job.execution.micro_batch
-    given = job.execution.shard_objects
-    if given != "auto":
-        if given % step:
-            raise RefusedError(
-                f"execution.shard_objects: {given} is no multiple of micro_batch {step}; "
-                f"use {max(1, given // step) * step}"
-            )
+    if given := _given_unit_objects(job.execution):
         return given
+    step = job.execution.micro_batch
     most = min(_MOST_UNIT_OBJECTS, _UNIT_BYTES // row_bytes, objects // _FEWEST_UNITS)
     return max(1, most // step) * step
+
+
+def _given_unit_objects(execution: ExecutionSpec) -> int | None:
+    given, step = execution.shard_objects, execution.micro_batch
+    if given == "auto":
+        return None
+    if given % step:
+        raise RefusedError(
+            f"execution.shard_objects: {given} is no multiple of micro_batch {step}; "
+            f"use {max(1, given // step) * step}"
+        )
+    return given
 
 
 def _row_bytes(template: Mapping[str, ArraySpec]) -> int:

@@ -14,6 +14,7 @@ from training.fit_state import FitSettings
 
 from .base import Spec
 from .execution import ExecutionSpec
+from .inceptionism import AnyImagesSpec, InceptionismExecution, check_sections
 from .maps import MapsSpec
 from .methods import AnyMethodSpec
 from .network import NetworkSpec
@@ -137,6 +138,34 @@ class TrainingJob(JobSpec):
     """Share of the objects, of every class, that the network is judged by at the end."""
     fit: FitSettings = FitSettings()
     """The optimiser, the views of the images, and when to stop."""
+
+
+class InceptionismJob(JobSpec):
+    """Draw what a network sees: images of its classes, and dreams."""
+
+    kind: Literal["inceptionism"]
+    survey: SurveySpec | None = None
+    """Where colours, valid range and start objects come from; class images with parametrisation
+    pixel and bounded false need none."""
+    survey_sample: Annotated[int, Field(ge=1)] = 128
+    """Objects, the first readable ones, that colours and valid range are estimated from."""
+    network: NetworkSpec
+    """The network that draws."""
+    images: Annotated[tuple[AnyImagesSpec, ...], Field(min_length=1)]
+    """What to draw: sections with method class_image or deep_dream."""
+    execution: InceptionismExecution = InceptionismExecution()
+    """Replicas, precision and seed."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        *JobSpec.free,
+        "execution.replicas",
+        "execution.gpus_per_replica",
+    )
+
+    @model_validator(mode="after")
+    def _sections_make_sense(self) -> InceptionismJob:
+        check_sections(self.images, self.network.classes, has_survey=self.survey is not None)
+        return self
 
 
 KINDS: dict[str, type[JobSpec]] = {
