@@ -62,7 +62,9 @@ def test_blocks_do_not_show(monkeypatch, block_values):
     assert max(rows.stop - rows.start for rows in read) <= max(1, block_values // 3)
 
 
-def test_missing_places_stay_missing():
-    found = find_strongest([slice(0, 2)], lambda _: np.float32([[np.nan], [-7]]), 1, 3)
+@pytest.mark.parametrize("missing", [1, 5])
+def test_missing_places_stay_missing(missing):
+    values = np.array([[np.nan]] * missing + [[-7.0]], dtype=np.float32)
+    found = find_strongest([slice(0, missing + 1)], lambda rows: values[rows], 1, 3)
     assert found.value.tolist() == [[-7, -np.inf, -np.inf]]
-    assert found.object.tolist() == [[1, -1, -1]]
+    assert found.object.tolist() == [[missing, -1, -1]]
