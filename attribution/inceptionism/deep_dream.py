@@ -6,7 +6,7 @@ Shape suffixes: R rows (images), C channels, H height, W width, h w of an octave
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,14 +102,13 @@ class DeepDream:
         ValueError
             With the reason and the cure.
         """
-        if self.layer is not None:
-            find_layer(network, self.layer)
         first = next(network.parameters(), torch.zeros(()))
+        whole = replace(self, channel=None)
         for height, width in self.octave_sizes(*shape[1:]):
             row = torch.zeros((1, shape[0], height, width)).to(first)
             try:
                 with torch.inference_mode():
-                    output = self._output(network, row)
+                    output = whole._output(network, row)
             except ValueError:
                 raise
             except Exception as error:  # a user's own network may raise anything
