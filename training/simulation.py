@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .galaxies import Galaxy, draw_galaxy
 from .layout import lay_out
 from .profiles import Floats, Mask
+from .shortcut import Shortcut
 from .surveys import CLASSES, PREPROCESS, SURVEYS, SeeingPattern, SkyPatch, SurveyModel
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PREPROCESS",
     "SURVEYS",
     "SeeingPattern",
+    "Shortcut",
     "SimulatedBlock",
     "SkyPatch",
     "SurveyModel",
@@ -65,9 +67,13 @@ class SimulatedBlock:
     """(n, y, x), inside the bar, as it would be seen without blur."""
     arm_mask: Mask
     """(n, y, x), on a spiral arm, as it would be seen without blur."""
+    shortcut_mask: Mask | None = None
+    """(n, y, x), inside the stamp; None if none was to be planted."""
 
 
-def simulate(model: SurveyModel, seed: int, indices: Iterable[int]) -> SimulatedBlock:
+def simulate(
+    model: SurveyModel, seed: int, indices: Iterable[int], shortcut: Shortcut | None = None
+) -> SimulatedBlock:
     """Simulate the objects of a survey that have the given indices.
 
     Parameters
@@ -78,6 +84,8 @@ def simulate(model: SurveyModel, seed: int, indices: Iterable[int]) -> Simulated
         With the same seed, an index is always the same object.
     indices
         Which objects, in the order of the rows of the result; any non-negative integers.
+    shortcut
+        A stamp to plant. It changes the pixels inside its mask and nothing else.
 
     Returns
     -------
@@ -85,29 +93,55 @@ def simulate(model: SurveyModel, seed: int, indices: Iterable[int]) -> Simulated
         With the columns id (such as ``A-0000123``), ra and dec [deg, ICRS], label, seeing (FWHM)
         [arcsec], depth (r magnitude of a point source at 5 sigma), magnitude (r), half_light_radius
         (semi-major axis of the main component) [px], position_angle (north through east) [deg],
-        axis_ratio, bar_position_angle [deg, NaN without a bar].
+        axis_ratio, bar_position_angle [deg, NaN without a bar]; with a shortcut also has_shortcut.
 
     Raises
     ------
     ValueError
-        If the seed or an index is negative or 2^63 and above.
+        If the seed or an index is negative or 2^63 and above, or the stamp does not fit.
     """
     rows = [_checked("index", index) for index in indices]
-    stream = zlib.crc32(model.name.encode())
     _checked("seed", seed)
+    if shortcut is not None:
+        shortcut.check(model.size)
     shape = (len(rows), model.size, model.size)
     images = np.empty((len(rows), len(model.bands), model.size, model.size), dtype=np.float32)
     bar_mask = np.zeros(shape, dtype=np.bool_)
     arm_mask = np.zeros(shape, dtype=np.bool_)
     records: list[dict[str, str | float]] = []
     for row, index in enumerate(rows):
-        random = np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]))
+        random = _random_numbers(model, seed, index, _GALAXY)
         galaxy, record = _draw_object(model, index, random)
         images[row], bar_mask[row], arm_mask[row] = _observe(
             model, galaxy, float(record["seeing"]), random
         )
         records.append(record)
-    return SimulatedBlock(images, _as_columns(records), bar_mask, arm_mask)
+    block = SimulatedBlock(images, _as_columns(records), bar_mask, arm_mask)
+    return block if shortcut is None else _plant(block, model, seed, rows, shortcut)
+
+
+_GALAXY, _SHORTCUT = 0, 1
+"""What random numbers are for; each purpose has its own, so the stamp does not change a galaxy."""
+
+
+def _random_numbers(model: SurveyModel, seed: int, index: int, purpose: int) -> np.random.Generator:
+    counter = [0, 0, purpose, zlib.crc32(model.name.encode())]
+    return np.random.Generator(np.random.Philox(key=[seed, index], counter=counter))
+
+
+def _plant(
+    block: SimulatedBlock, model: SurveyModel, seed: int, rows: list[int], shortcut: Shortcut
+) -> SimulatedBlock:
+    """Add the stamp to the images, in place, and the truth about it to the block."""
+    mask = np.zeros_like(block.bar_mask)
+    flux = np.asarray(model.noise, dtype=np.float32)[:, None] * np.float32(shortcut.sigma)
+    for row, (index, label) in enumerate(zip(rows, block.columns["label"], strict=True)):
+        random = _random_numbers(model, seed, index, _SHORTCUT)
+        mask[row] = shortcut.place(str(label), model.size, random)
+        block.images[row][:, mask[row]] += flux
+    has_shortcut = np.asarray(mask.any(axis=(1, 2)))
+    columns = {**block.columns, "has_shortcut": has_shortcut}
+    return replace(block, columns=columns, shortcut_mask=mask)
 
 
 def _checked(name: str, value: int) -> int:

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from attribution.explain import Request
 from training.fit_state import FitSettings
+from training.shortcut import Shortcut
+from training.surveys import SURVEYS
 
 from .base import Spec
 from .execution import ExecutionSpec
@@ -112,10 +114,21 @@ class SimulationJob(JobSpec):
     """Seed; with the same seed, an object is the same whatever their number."""
     shard_objects: Annotated[int, Field(ge=1)] = 256
     """Objects per unit of work."""
+    shortcut: Shortcut | None = None
+    """A stamp that is planted beside galaxies of one class: does an attribution method find it?"""
     replicas: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Processes that simulate, one CPU core each."""
 
     free: ClassVar[tuple[str, ...]] = (*JobSpec.free, "replicas")
+
+    @model_validator(mode="after")
+    def _the_shortcut_fits(self) -> SimulationJob:
+        if self.shortcut is not None:
+            try:
+                self.shortcut.check(SURVEYS[self.preset].size)
+            except ValueError as error:
+                raise ValueError(f"shortcut: {error}") from error
+        return self
 
 
 class TrainingJob(JobSpec):

@@ -73,6 +73,11 @@ preset: A                      # A: like SDSS; B: finer, sharper, deeper, like D
 objects: 2000
 seed: 0
 shard_objects: 256             # objects per unit of work
+shortcut: null                 # or a stamp beside galaxies of one class, which networks then learn:
+#  label: barred               # class of the galaxies that may get it; all for every class
+#  share: 0.8                  # probability that such a galaxy gets it
+#  size: 3                     # edge, pixels
+#  sigma: 10.0                 # what it adds, in standard deviations of the sky noise
 replicas: auto                 # processes, one CPU core each
 output: runs/survey-a
 """

@@ -10,6 +10,7 @@ from attribution.arrays import ArraySpec
 from attribution.partials import Array
 from cluster.unit import UnitKey
 from cluster.workload import UnitResult
+from training.profiles import Mask
 from training.simulation import SimulatedBlock, simulate
 from training.surveys import SURVEYS
 
@@ -43,7 +44,7 @@ class SimulationWorkload:
             f"truth/{name}": ArraySpec(
                 name, ("y", "x"), (height, width), f"inside the {name}", dtype="bool"
             )
-            for name in ("bar", "arms")
+            for name in _masks(block)
         }
         columns = {
             f"catalogue/{name}": ArraySpec(
@@ -65,17 +66,11 @@ class SimulationWorkload:
     def compute(self, key: UnitKey) -> UnitResult:
         """Simulate the objects of a unit."""
         block = self._simulate(key)
+        masks: dict[str, Array] = {f"truth/{name}": mask for name, mask in _masks(block).items()}
         columns: dict[str, Array] = {
             f"catalogue/{name}": column for name, column in block.columns.items()
         }
-        return UnitResult(
-            {
-                "cutout/image": block.images,
-                "truth/bar": block.bar_mask,
-                "truth/arms": block.arm_mask,
-                **columns,
-            }
-        )
+        return UnitResult({"cutout/image": block.images, **masks, **columns})
 
     def partial(self, key: UnitKey, share: int, shares: int) -> UnitResult | None:
         """Simulate everything in the first share: an object has no parts."""
@@ -87,4 +82,11 @@ class SimulationWorkload:
         return partials[0]
 
     def _simulate(self, key: UnitKey) -> SimulatedBlock:
-        return simulate(SURVEYS[self.job.preset], self.job.seed, range(key.start, key.stop))
+        rows = range(key.start, key.stop)
+        return simulate(SURVEYS[self.job.preset], self.job.seed, rows, self.job.shortcut)
+
+
+def _masks(block: SimulatedBlock) -> dict[str, Mask]:
+    """Name the truth masks (n, y, x) of a block."""
+    masks = {"bar": block.bar_mask, "arms": block.arm_mask}
+    return masks if block.shortcut_mask is None else {**masks, "shortcut": block.shortcut_mask}
