@@ -281,9 +281,7 @@ def _train(job: JobSpec, as_json: bool) -> None:
     assert isinstance(job, TrainingJob)
     with _clean_stdout(), Progress() as progress:
         folder = train(job, [progress])
-    metrics = read_manifest(folder)["metrics"]
-    typer.echo(json.dumps({"run": str(folder), **metrics}) if as_json else str(folder))
-    _end_with_quarantined(folder)
+    _finish(folder, {"run": str(folder), **read_manifest(folder)["metrics"]}, as_json)
 
 
 def _gpus() -> int:
@@ -299,14 +297,15 @@ def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
 
     with _clean_stdout(), Progress() as progress:
         folder = run_on_ray(planned, address, [progress])
-    typer.echo(json.dumps(read_status(folder).to_json()) if as_json else str(folder))
-    _end_with_quarantined(folder)
+    _finish(folder, read_status(folder).to_json(), as_json)
 
 
-def _end_with_quarantined(folder: Path) -> None:
+def _finish(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+    """Print where a run is, or facts about it; end with exit code 3 if objects are quarantined."""
     from ..run.status import QUARANTINE, read_status
 
     count = read_status(folder).objects["quarantined"]
+    typer.echo(json.dumps(facts) if as_json else str(folder))
     if count:
         typer.echo(f"{count:,} objects are quarantined; see {folder / QUARANTINE}", err=True)
         sys.exit(3)

@@ -412,15 +412,15 @@ def convolutional_network(channels: int, classes: int) -> nn.Module:
 
 
 def _overwriting(network: nn.Module) -> nn.Module:
-    """Make a network overwrite its input; its layers keep their names."""
-    forward = network.forward
+    """Make a network, and its copies, overwrite their input; its layers keep their names."""
+    kind = type(network)
 
-    def overwrite(images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = forward(images.clone())
+    def forward(self: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = kind.forward(self, images.clone())
         images.zero_()
         return logits
 
-    network.forward = overwrite  # type: ignore[method-assign]
+    network.__class__ = type("Overwriting", (kind,), {"forward": forward})
     return network
 
 
