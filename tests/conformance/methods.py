@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import ClassVar
 
 import numpy as np
@@ -420,7 +421,8 @@ def _overwriting(network: nn.Module) -> nn.Module:
         images.zero_()
         return logits
 
-    network.__class__ = type("Overwriting", (kind,), {"forward": forward})
+    # A bound method: a copy of the network gets one of its own.
+    network.forward = MethodType(forward, network)  # type: ignore[method-assign]
     return network
 
 
