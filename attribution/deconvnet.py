@@ -5,60 +5,39 @@ Shape suffixes: N objects, T targets, R rows of one pass, C channels, H height, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .arrays import ArraySpec, Layout
+from .arrays import Layout
 from .batch import Batch
+from .gradients import GradientMap
 from .layers import captured
-from .method import Method, Targets
-from .partials import Array, add
-from .partials import Rule as MergeRule
-from .relu_rules import Rule, check_relus, relu_rule
+from .relu_rules import ReluRule, check_relus, relu_rule
 
 
 @dataclass(frozen=True)
-class _RectifiedGradient(Method):
+class _RectifiedGradient(GradientMap):
     """What both methods share: one pass over the images under the rule, one way back per target."""
 
-    rules: ClassVar[Mapping[str, MergeRule]] = {"gradient": add}
-    relu: ClassVar[Rule]
-    long_name: ClassVar[str]
-    convention: ClassVar[str]
+    relu: ClassVar[ReluRule]
 
     @override
-    def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
+    def _gradients(self, batch: Batch, classes_NT: NDArray[np.int64]) -> list[Tensor]:
         with relu_rule(self.relu):
-            columns = batch.row_gradients(batch.images, np.maximum(targets_NT, 0))
-        found = [column.cpu().numpy().astype(np.float64) for column in columns]
-        return {"gradient": np.stack(found, axis=1)}
+            return batch.row_gradients(batch.images, classes_NT)
 
     @override
-    def finish(
-        self, total: Mapping[str, Array], batch: Batch, targets_NT: Targets, layout: Layout
-    ) -> dict[str, Array]:
-        return {"attribution": layout.reduce(total["gradient"]).copy()}
-
-    @override
-    def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
-        return (
-            ArraySpec(
-                "attribution",
-                layout.map_dims,
-                layout.map_shape,
-                self.long_name,
-                units="logit per input unit",
-                convention=self.convention,
-                is_map=True,
-                attributes={"channels": layout.channels},
-            ),
-        )
+    def _attribution(
+        self, gradient_NTCHW: NDArray[np.float64], image_N1CHW: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return gradient_NTCHW.copy()
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
@@ -79,7 +58,7 @@ class Deconvnet(_RectifiedGradient):
     """
 
     name: ClassVar[str] = "deconvnet"
-    relu: ClassVar[Rule] = "deconvnet"
+    relu: ClassVar[ReluRule] = "deconvnet"
     long_name: ClassVar[str] = "deconvnet projection"
     convention: ClassVar[str] = "Zeiler & Fergus 2014; relu(g) at every ReLU, max-pool switches"
 
@@ -92,7 +71,7 @@ class GuidedBackprop(_RectifiedGradient):
     """
 
     name: ClassVar[str] = "guided_backprop"
-    relu: ClassVar[Rule] = "guided"
+    relu: ClassVar[ReluRule] = "guided"
     long_name: ClassVar[str] = "guided backpropagation"
     convention: ClassVar[str] = "Springenberg 2015; relu(g) [x > 0] at every ReLU"
 
@@ -107,30 +86,53 @@ def project(
 ) -> Tensor:
     """Project one activation per row back to the pixels, all others of its layer set to zero.
 
-    Zeiler & Fergus 2014, figure 2: the signal that goes back is the activation itself.
+    Zeiler & Fergus 2014, figure 2: the signal that goes back is the activation itself. Their maps
+    are rectified: name the ReLU after a convolution, not the convolution.
 
     Parameters
     ----------
     network : in evaluation mode
     images_RCHW : network inputs
-    layer : name of a convolutional layer
+    layer : name of a layer that puts out (channel, y, x)
     channels : channel of the layer, per row
     positions : (y, x) in the layer's map, per row
 
     Returns
     -------
     (R, C, H, W)
+
+    Raises
+    ------
+    ValueError
+        If the layer has no such channels or positions, or the network's nonlinearities no such
+        rule.
     """
+    check_relus(network, tuple(images_RCHW.shape[1:]), "the deconvnet projection")
     rows = images_RCHW.detach().requires_grad_()
     with relu_rule("deconvnet"), captured(network, [layer]) as outputs:
         network(rows.clone())
     activation = outputs[layer]
-    index = (
-        torch.arange(len(rows)),
-        torch.as_tensor(channels),
-        *torch.as_tensor(positions).unbind(dim=1),
-    )
+    places = [(c, *position) for c, position in zip(channels, positions, strict=True)]
+    _check_places(layer, tuple(activation.shape), places)
+    index = (torch.arange(len(rows)), *torch.as_tensor(places).unbind(dim=1))
     signal = torch.zeros_like(activation)
     signal[index] = activation.detach()[index]
     (projection,) = torch.autograd.grad(activation, rows, signal)
     return projection
+
+
+def _check_places(layer: str, shape: tuple[int, ...], places: Sequence[tuple[int, ...]]) -> None:
+    rows, *sizes = shape
+    if len(sizes) != 3:
+        raise ValueError(
+            f"layer {layer!r} puts out shape {tuple(sizes)}, which has no positions; name a "
+            "convolutional layer"
+        )
+    if len(places) != rows:
+        raise ValueError(f"{len(places)} channels and positions for {rows} images; name one each")
+    for place in places:
+        if not all(0 <= number < size for number, size in zip(place, sizes, strict=True)):
+            raise ValueError(
+                f"layer {layer!r} puts out (channel, y, x) of shape {tuple(sizes)}; {place} is "
+                "outside it"
+            )

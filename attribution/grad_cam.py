@@ -79,6 +79,7 @@ class GradCAM(Method):
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
+        weighted = "sum_k mean(dS/dA_k) A_k"
         return (
             ArraySpec(
                 "attribution",
@@ -86,8 +87,8 @@ class GradCAM(Method):
                 layout.map_shape,
                 f"Grad-CAM of {self.layer}",
                 units="logit",
-                convention="Selvaraju 2017; relu(sum_k mean(dS/dA_k) A_k), raw values, enlarged "
-                "bilinearly (pixel centres, align_corners false)",
+                convention=f"Selvaraju 2017; {f'relu({weighted})' if self.relu else weighted}, raw "
+                "values, enlarged bilinearly (align_corners false)",
                 is_map=True,
                 attributes={"channels": layout.channels, "layer": self.layer, "relu": self.relu},
             ),

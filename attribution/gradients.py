@@ -1,4 +1,4 @@
-"""Attributions from one gradient at the image itself.
+"""Attributions from one gradient per target; here those of the gradient at the image itself.
 
 Shape suffixes: N objects, T targets, C channels, H height, W width.
 """
@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import override
 
 from .arrays import ArraySpec, Layout
@@ -21,26 +22,19 @@ from .partials import Array, Rule, add
 
 
 @dataclass(frozen=True)
-class _GradientAtImage(Method):
-    """What methods that read the gradient at the image share: one part, one map per target."""
+class GradientMap(Method):
+    """What maps that one gradient per object and target makes have in common."""
 
     rules: ClassVar[Mapping[str, Rule]] = {"gradient": add}
     long_name: ClassVar[str]
-    units: ClassVar[str]
+    units: ClassVar[str] = "logit per input unit"
     convention: ClassVar[str]
-
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(gradients=True)
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
-        columns = [
-            batch.gradient_at_images(np.maximum(column, 0)).cpu().numpy().astype(np.float64)
-            for column in targets_NT.T
-        ]
-        return {"gradient": np.stack(columns, axis=1)}
+        columns = self._gradients(batch, np.maximum(targets_NT, 0))
+        found = [column.cpu().numpy().astype(np.float64) for column in columns]
+        return {"gradient": np.stack(found, axis=1)}
 
     @override
     def finish(
@@ -50,9 +44,14 @@ class _GradientAtImage(Method):
         return {"attribution": layout.reduce(self._attribution(total["gradient"], image_N1CHW))}
 
     @abstractmethod
+    def _gradients(self, batch: Batch, classes_NT: NDArray[np.int64]) -> list[Tensor]:
+        """Differentiate one logit per object and target: (N, C, H, W) per target."""
+
+    @abstractmethod
     def _attribution(
         self, gradient_NTCHW: NDArray[np.float64], image_N1CHW: NDArray[np.float64]
-    ) -> NDArray[np.float64]: ...
+    ) -> NDArray[np.float64]:
+        """Make the map of gradient and image, an array of its own."""
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
@@ -68,6 +67,20 @@ class _GradientAtImage(Method):
                 attributes={"channels": layout.channels},
             ),
         )
+
+
+@dataclass(frozen=True)
+class _GradientAtImage(GradientMap):
+    """What methods that read the gradient from the pass over the images have in common."""
+
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(gradients=True)
+
+    @override
+    def _gradients(self, batch: Batch, classes_NT: NDArray[np.int64]) -> list[Tensor]:
+        return [batch.gradient_at_images(classes_N) for classes_N in classes_NT.T]
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
@@ -102,7 +115,6 @@ class Saliency(_GradientAtImage):
 
     name: ClassVar[str] = "saliency"
     long_name: ClassVar[str] = "absolute gradient"
-    units: ClassVar[str] = "logit per input unit"
     convention: ClassVar[str] = "Simonyan 2014; |dS/dx|, S is the pre-softmax score"
 
     @override

@@ -25,6 +25,8 @@ Magnitude = Literal["signed", "absolute", "squared"]
 
 @dataclass(frozen=True)
 class _NoisyGradient(Method):
+    """What both methods share: the noisy copies and their gradients."""
+
     samples: int = 50
     """Number of noisy copies."""
     noise: float = 0.15
@@ -32,11 +34,12 @@ class _NoisyGradient(Method):
     magnitude: Magnitude = "signed"
     """What is averaged: the gradient, its absolute value or its square."""
 
-    rules: ClassVar[Mapping[str, Rule]] = {"sum": add, "sum_of_squares": add}
-    convention: ClassVar[str]
+    statistic: ClassVar[str]
+    order: ClassVar[int]
+    source: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.noise <= 0:
+        if self.samples < 2 or not 0 < self.noise < np.inf:
             raise ValueError(
                 f"samples is {self.samples} and noise {self.noise}; it takes 2 samples or more, "
                 "and noise above 0"
@@ -52,20 +55,23 @@ class _NoisyGradient(Method):
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
-        total, squares = np.zeros((2, *targets_NT.shape, *batch.images.shape[1:]))
+        terms = {
+            name: np.zeros((*targets_NT.shape, *batch.images.shape[1:])) for name in self.rules
+        }
         for sample in parts:
             noisy = batch.images + self._draw(batch, sample)
             columns = batch.row_gradients(noisy, np.maximum(targets_NT, 0))
             for t, column in enumerate(columns):
                 values = self._measure(column.cpu().numpy().astype(np.float64))
-                total[:, t] += values
-                squares[:, t] += np.square(values)
-        return {"sum": total, "sum_of_squares": squares}
+                terms["sum"][:, t] += values
+                if "sum_of_squares" in terms:
+                    terms["sum_of_squares"][:, t] += np.square(values)
+        return terms
 
     def _draw(self, batch: Batch, sample: int) -> Tensor:
         images = batch.images
-        # Keyed without the method's name: all methods see the same noisy copies.
-        keys = [batch.key(n, "noise", sample) for n in range(len(batch))]
+        # Both methods see the same noisy copies: their mean and variance belong together.
+        keys = [batch.key(n, SmoothGrad.name, sample) for n in range(len(batch))]
         normal = random_normal(keys, images[0].numel(), images.device).reshape(images.shape)
         low, high = images.flatten(1).min(dim=1).values, images.flatten(1).max(dim=1).values
         scale_N = self.noise * (high - low).double()
@@ -78,14 +84,16 @@ class _NoisyGradient(Method):
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
+        measure = {"signed": "dS/dx", "absolute": "|dS/dx|", "squared": "(dS/dx)^2"}
         return (
             ArraySpec(
                 "attribution",
                 layout.map_dims,
                 layout.map_shape,
-                f"{self.name} of the {self.magnitude} gradient",
-                units="logit per input unit",
-                convention=self.convention,
+                f"{self.statistic} of the {self.magnitude} gradient over noisy copies",
+                units=self._units(),
+                convention=f"{self.source}; {self.statistic} of {measure[self.magnitude]} at "
+                "x + noise * (max(x) - min(x)) * N(0, 1)",
                 is_map=True,
                 attributes={
                     "channels": layout.channels,
@@ -95,6 +103,10 @@ class _NoisyGradient(Method):
                 },
             ),
         )
+
+    def _units(self) -> str:
+        power = self.order * (2 if self.magnitude == "squared" else 1)
+        return "logit per input unit" if power == 1 else f"(logit per input unit)^{power}"
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
@@ -109,7 +121,10 @@ class SmoothGrad(_NoisyGradient):
     """
 
     name: ClassVar[str] = "smoothgrad"
-    convention: ClassVar[str] = "Smilkov 2017; mean of dS/dx over x + noise * (max - min) * N(0, 1)"
+    rules: ClassVar[Mapping[str, Rule]] = {"sum": add}
+    statistic: ClassVar[str] = "mean"
+    order: ClassVar[int] = 1
+    source: ClassVar[str] = "Smilkov 2017"
 
     @override
     def finish(
@@ -127,7 +142,10 @@ class VarGrad(_NoisyGradient):
     """
 
     name: ClassVar[str] = "vargrad"
-    convention: ClassVar[str] = "Adebayo 2018; variance (1/n) of dS/dx over noisy copies, summed"
+    rules: ClassVar[Mapping[str, Rule]] = {"sum": add, "sum_of_squares": add}
+    statistic: ClassVar[str] = "variance (1/n)"
+    order: ClassVar[int] = 2
+    source: ClassVar[str] = "Adebayo 2018"
 
     @override
     def finish(

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import NoiseTunnel
 from captum.attr import Saliency as CaptumSaliency
 from conformance.methods import MethodConformance, convolutional_network
 from hypothesis import strategies as st
 
 from attribution import explain
+from attribution.arrays import Layout
 from attribution.batch import Batch
 from attribution.randomness import random_normal
 from attribution.smoothgrad import SmoothGrad, VarGrad
@@ -21,26 +23,39 @@ class TestVarGrad(MethodConformance):
     methods = st.builds(VarGrad, samples=st.integers(2, 9), magnitude=MAGNITUDES)
 
 
-@pytest.mark.parametrize("magnitude", ["signed", "absolute", "squared"])
-def test_captums_gradients_at_the_same_noisy_copies_agree(magnitude):
+@pytest.mark.parametrize(
+    ("method", "captum_name", "absolute"),
+    [
+        (SmoothGrad(samples=7), "smoothgrad", False),
+        (SmoothGrad(samples=7, noise=0.5), "smoothgrad", False),
+        (SmoothGrad(samples=7, magnitude="absolute"), "smoothgrad", True),
+        (SmoothGrad(samples=7, magnitude="squared"), "smoothgrad_sq", False),
+        (VarGrad(samples=7), "vargrad", False),
+        (VarGrad(samples=7, magnitude="absolute"), "vargrad", True),
+    ],
+)
+def test_captum_agrees_on_the_same_noisy_copies(method, captum_name, absolute, monkeypatch):
     network = convolutional_network(2, 5).eval()
     images = torch.randn(3, 2, 9, 8, generator=torch.Generator().manual_seed(0))
-    options = {"samples": 7, "noise": 0.2, "magnitude": magnitude}
-    copies = _copies(SmoothGrad(**options), images)
-    measure = {"signed": lambda g: g, "absolute": torch.abs, "squared": torch.square}[magnitude]
-    gradients = torch.stack(
-        [
-            measure(CaptumSaliency(network).attribute(copy.requires_grad_(), 3, abs=False)).double()
-            for copy in copies
-        ]
+    options = {"targets": 3, "channels": "keep", "micro_batch": 3}
+    found = explain(network, images, method, **options)["attribution"][:, 0]
+    noise = iter([copy - images for copy in _copies(method, images.double())])
+    monkeypatch.setattr(torch, "normal", lambda *_: next(noise))
+    peer = (
+        NoiseTunnel(CaptumSaliency(network.double()))
+        .attribute(
+            images.double(),
+            nt_type=captum_name,
+            nt_samples=7,
+            nt_samples_batch_size=1,
+            target=3,
+            abs=absolute,
+        )
+        .detach()
+        .numpy()
     )
-    for method, expected in (
-        (SmoothGrad(**options), gradients.mean(dim=0)),
-        (VarGrad(**options), gradients.var(dim=0, unbiased=False)),
-    ):
-        found = explain(network, images, method, targets=3, channels="keep", micro_batch=3)
-        error = np.abs(found["attribution"][:, 0] - expected.numpy()).max()
-        assert error < 1e-6 * expected.abs().max()
+    assert next(noise, None) is None
+    assert np.abs(found - peer).max() < 1e-6 * np.abs(peer).max()
 
 
 def _copies(method, images):
@@ -68,6 +83,33 @@ def test_a_linear_network_has_one_gradient(linear, some_images):
     np.testing.assert_allclose(variance, 0, atol=1e-12)
 
 
+def test_the_variance_of_a_gradient_that_is_linear_in_the_image(formula):
+    # f = sum of 3 x^2: the gradient is 6 x, and its variance 36 noise^2 (max - min)^2.
+    network = formula(lambda x: 3 * (x**2).sum(dim=(2, 3)))
+    image = torch.tensor([0.0, 2.0]).repeat(1000).reshape(1, 1, 40, 50)
+    found = explain(network, image, VarGrad(samples=40, noise=0.1), targets=0)["attribution"]
+    np.testing.assert_allclose(found.mean(), 36 * 0.1**2 * 2**2 * 39 / 40, rtol=0.02)
+
+
+def test_arrays_say_what_was_averaged():
+    layout = Layout((3, 8, 8), 2)
+    described = [
+        method.arrays(layout)[0]
+        for method in (SmoothGrad(), SmoothGrad(magnitude="squared"), VarGrad(magnitude="absolute"))
+    ]
+    assert [spec.units for spec in described] == [
+        "logit per input unit",
+        "(logit per input unit)^2",
+        "(logit per input unit)^2",
+    ]
+    at = "at x + noise * (max(x) - min(x)) * N(0, 1)"
+    assert [spec.convention for spec in described] == [
+        f"Smilkov 2017; mean of dS/dx {at}",
+        f"Smilkov 2017; mean of (dS/dx)^2 {at}",
+        f"Adebayo 2018; variance (1/n) of |dS/dx| {at}",
+    ]
+
+
 def test_normal_numbers_are_normal_and_a_function_of_the_key():
     keys = [3, 2**63]
     draws = random_normal(keys, 200_001, torch.device("cpu"))
@@ -84,7 +126,8 @@ def test_normal_numbers_are_normal_and_a_function_of_the_key():
 def test_bad_parameters_are_refused():
     with pytest.raises(ValueError, match="samples is 1"):
         SmoothGrad(samples=1)
-    with pytest.raises(ValueError, match="noise 0"):
-        VarGrad(noise=0)
+    for noise in (0, -0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"noise {noise}; .* noise above 0"):
+            VarGrad(noise=noise)
     with pytest.raises(ValueError, match="magnitude is 'abs'; choose signed, absolute, squared"):
         SmoothGrad(magnitude="abs")
