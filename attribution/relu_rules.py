@@ -39,8 +39,6 @@ _OTHERS = {
 }
 """Nonlinearities for which neither rule is defined. Gates (sigmoid, softmax) are no part of the
 rules: they pass the plain gradient."""
-_INPLACE = {"relu": 1, "relu6": 1, "hardtanh": 3}
-"""Where functions take ``inplace`` by position."""
 
 
 class _Rectify(torch.autograd.Function):
@@ -99,7 +97,8 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - used like a function
         self.seen.add("relu")
         x = args[0] if args else kwargs["input"]
         result = _Rectify.apply(x, most, self._rule)
-        in_place = called.endswith("_") or _argument(args, kwargs, _INPLACE.get(name), "inplace")
+        # torch hands `inplace` on by name, however the caller wrote it.
+        in_place = called.endswith("_") or kwargs.get("inplace")
         return x.copy_(result) if in_place else result
 
 
@@ -119,12 +118,8 @@ def _upper_bound(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> f
     return None
 
 
-def _argument(
-    args: Sequence[Any], kwargs: Mapping[str, Any], position: int | None, name: str
-) -> Any:
-    if position is not None and len(args) > position:
-        return args[position]
-    return kwargs.get(name)
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name)
 
 
 def check_relus(network: nn.Module, image_shape: tuple[int, ...], method: str) -> None:

@@ -62,6 +62,7 @@ BOUNDED = {
     "relu6_module": nn.ReLU6(),
     "hardtanh": lambda x: F.hardtanh(x, 0, 6),
     "hardtanh_in_place": lambda x: F.hardtanh(x, 0, 6, True),
+    "hardtanh_in_place_function": lambda x: F.hardtanh_(x, 0, 6),
 }
 
 
