@@ -178,6 +178,8 @@ def check_sections(
     ValueError
         With the section's place in the job file, and the cure.
     """
+    if not sections:
+        raise ValueError("images is empty; add a section with method class_image or deep_dream")
     groups = [section.group for section in sections]
     for number, section in enumerate(sections):
         place = f"images[{number}]"

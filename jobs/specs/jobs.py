@@ -164,7 +164,7 @@ class InceptionismJob(JobSpec):
     """Objects, the first readable ones, that colours and valid range are estimated from."""
     network: NetworkSpec
     """The network that draws."""
-    images: Annotated[tuple[AnyImagesSpec, ...], Field(min_length=1)]
+    images: tuple[AnyImagesSpec, ...]
     """What to draw: sections with method class_image or deep_dream."""
     execution: InceptionismExecution = InceptionismExecution()
     """Replicas, precision and seed."""

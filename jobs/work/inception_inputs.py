@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -100,18 +101,18 @@ def _with_survey(job: InceptionismJob, survey: Survey, device: str) -> Inception
 
 def _starts(job: InceptionismJob, catalogue: Catalogue) -> Catalogue:
     """Find the objects that dreams begin with."""
-    ids = catalogue.ids
+    ids = catalogue.table["id"]
     rows: dict[str, int] = {}
     for number, section in enumerate(job.images):
         if not isinstance(section, DeepDreamSpec) or section.starts == "noise":
             continue
         for start in section.starts:
-            if start not in ids:
+            rows[start] = pc.index(ids, start).as_py()
+            if rows[start] < 0:
                 raise RefusedError(
                     f"images[{number}].starts: {catalogue.source} has no object {start!r}; "
-                    f"name some as {ids[0]!r}, or noise"
+                    f"name some as {ids[0].as_py()!r}, or noise"
                 )
-            rows[start] = ids.index(start)
     return catalogue.take(list(rows.values()))
 
 

@@ -1,0 +1,144 @@
+"""Pictures of an inceptionism run: what each class looks like to the network, and its dreams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cluster.durable import write_file
+
+from ..maps.figures import LIGHT, Ink, png
+from ..run.catalogue import COMPLETE
+from ..run.status import STORE
+
+_SIDE = 1.9
+"""Inches of an image's side on the page."""
+_MOST_ROWS = 64
+"""Rows of a figure; a run may have more images than a picture can show."""
+_TAIL = 0.5
+"""Per cent of the pixels that are black, and that are white, where no valid range is known."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    image: NDArray[np.floating]
+    caption: str
+
+
+def write_inception_figures(run: Path) -> list[Path]:
+    """Draw one PNG for each section of an inceptionism run, into its folder ``figures``.
+
+    Returns
+    -------
+    the files, in the order of the job file's sections
+    """
+    job: dict[str, Any] = yaml.safe_load((run / "job.yaml").read_text(encoding="utf-8"))
+    survey = job["survey"]
+    # Bands of flux come from blue to red; pictures are red, green, blue already.
+    flip = survey is None or survey["format"] != "images"
+    (run / "figures").mkdir(exist_ok=True)
+    files = []
+    with xr.open_datatree(run / STORE, engine="zarr", chunks=None) as results:
+        for section in job["images"]:
+            group = section["name"] or section["method"]
+            draw = class_image_grid if section["method"] == "class_image" else dream_grid
+            path = run / "figures" / f"{group}.png"
+            write_file(path, draw(results, group, blue_first=flip))
+            files.append(path)
+    return files
+
+
+def class_image_grid(
+    results: xr.DataTree, group: str, *, blue_first: bool = True, ink: Ink = LIGHT
+) -> bytes:
+    """Draw class images as PNG: a row per class, a column per repetition.
+
+    Parameters
+    ----------
+    results : the store of a run
+    group : the section's group in it
+    blue_first : whether channels go from blue to red
+    ink : colours of text and ground
+    """
+    rows = _rows(results, group)
+    names = list(dict.fromkeys(str(results["catalogue/class"].values[row]) for row in rows))
+    grid = [
+        [
+            _Picture(
+                _colours(results[group], "image", row, blue_first),
+                f"{name}: logit {float(results[group]['logit'][row]):.3g}, "
+                f"p {float(results[group]['probability'][row]):.2f}",
+            )
+            for row in rows
+            if results["catalogue/class"].values[row] == name
+        ]
+        for name in names[:_MOST_ROWS]
+    ]
+    return _draw(grid, ink)
+
+
+def dream_grid(
+    results: xr.DataTree, group: str, *, blue_first: bool = True, ink: Ink = LIGHT
+) -> bytes:
+    """Draw dreams as PNG: each start beside what became of it; parameters as above."""
+    dreams = results[group]
+    grid = []
+    for row in _rows(results, group)[:_MOST_ROWS]:
+        start = str(results["catalogue/start"].values[row])
+        before, after = (float(dreams[name][row]) for name in ("start_score", "score"))
+        grid.append(
+            [
+                _Picture(_colours(dreams, "start", row, blue_first), f"{start}: {before:.3g}"),
+                _Picture(_colours(dreams, "image", row, blue_first), f"dream: {after:.3g}"),
+            ]
+        )
+    return _draw(grid, ink)
+
+
+def _rows(results: xr.DataTree, group: str) -> list[int]:
+    """Return the rows of a section whose images are there."""
+    of_section = results["catalogue/section"].values == group
+    return [int(row) for row in np.flatnonzero(of_section & (results["status"].values == COMPLETE))]
+
+
+def _colours(group: xr.DataTree, name: str, row: int, blue_first: bool) -> NDArray[np.floating]:
+    """Bring an image at the network's input to red, green and blue from 0 to 1, (h, w, 3).
+
+    Black and white are the ends of the survey's valid range where it is known, the same for all
+    images; and otherwise percentiles of the image's own pixels. One or two channels are grey.
+    """
+    image = np.asarray(group[name][row].values, dtype=np.float64)
+    known = group["image"].attrs
+    if "valid_low" in known:
+        low, high = np.array(known["valid_low"]), np.array(known["valid_high"])
+    else:
+        low, high = np.percentile(image, [_TAIL, 100 - _TAIL], axis=(1, 2))
+    span = np.where(high > low, high - low, 1.0)
+    shown = np.clip((image - low[:, None, None]) / span[:, None, None], 0.0, 1.0)
+    if len(shown) < 3:
+        shown = np.repeat(shown.mean(axis=0)[None], 3, axis=0)
+    rgb = (shown[::-1] if blue_first else shown)[:3]
+    return np.moveaxis(rgb, 0, -1)
+
+
+def _draw(grid: Sequence[Sequence[_Picture]], ink: Ink) -> bytes:
+    columns = max((len(row) for row in grid), default=1)
+    size = (columns * (_SIDE + 0.1) + 0.1, max(1, len(grid)) * (_SIDE + 0.35) + 0.1)
+    figure = Figure(figsize=size, dpi=140, facecolor=ink.ground)
+    for y, row in enumerate(grid):
+        for x, picture in enumerate(row):
+            left = (0.1 + x * (_SIDE + 0.1)) / size[0]
+            bottom = 1 - (y + 1) * (_SIDE + 0.35) / size[1]
+            axes = figure.add_axes((left, bottom, _SIDE / size[0], _SIDE / size[1]))
+            axes.imshow(picture.image, interpolation="nearest")
+            axes.set_title(picture.caption, fontsize=7, pad=3, color=ink.text, parse_math=False)
+            axes.set_axis_off()
+    return png(figure)
