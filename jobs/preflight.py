@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -14,7 +15,7 @@ from attribution.memory import bytes_per_row
 
 from .errors import RefusedError
 from .specs.jobs import AttributionJob
-from .survey import Catalogue
+from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
 from .work.network import network_identity, open_network
 
@@ -53,6 +54,21 @@ def inspect_network(workload: AttributionWorkload) -> NetworkFacts:
     _, backward = replace(workload, layers=layers).passes
     row_bytes = bytes_per_row(network, workload.image_shape, gradients=backward > 0)
     return NetworkFacts(network_identity(job.network, network), layers, row_bytes)
+
+
+def open_job_network(job: AttributionJob) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Open a job's network, and tell the shape of its input.
+
+    Raises
+    ------
+    RefusedError
+        If the survey or the network can't be opened, or they don't fit each other.
+    """
+    survey = open_survey(job.survey, len(job.network.preprocess.mean) or None)
+    workload = AttributionWorkload(job, Path(job.output), survey.image_shape, "cpu")
+    network = open_network(job.network, workload.image_shape[0], job.execution.precision)
+    _check_network(network, workload)
+    return network, workload.image_shape
 
 
 def check_targets(workload: AttributionWorkload, catalogue: Catalogue) -> None:

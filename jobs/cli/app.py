@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,6 +169,40 @@ def resume(run_folder: RunFolder, address: Address = None, as_json: Json = False
     from ..run.folder import stored_job
 
     _start(stored_job(run_folder.absolute()), address, as_json)
+
+
+@app.command()
+def layers(job_file: JobFile, changes: Changes = None, as_json: Json = False) -> None:
+    """List the layers of a job's network that methods can name."""
+    from attribution.weights import layer_table
+
+    from ..preflight import open_job_network
+    from ..specs.jobs import AttributionJob
+
+    job = _load(job_file, changes, None, kind="attribution")
+    assert isinstance(job, AttributionJob)
+    with _clean_stdout():
+        rows = layer_table(*open_job_network(job))
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+        return
+    typer.echo(f"{'layer':30} {'kind':18} {'output':16} {'parameters':>12} receptive field [px]")
+    for row in rows:
+        shape = " x ".join(str(size) for size in row.shape)
+        field = " x ".join("image" if axis is None else str(axis.size) for axis in row.field)
+        typer.echo(f"{row.name:30} {row.kind:18} {shape:16} {row.parameters:>12,} {field}")
+
+
+@app.command()
+def top(run_folder: RunFolder, as_json: Json = False) -> None:
+    """Show what each filter responds to most strongly: the lists of the method top_responses."""
+    from ..toplists.build import build_top
+
+    with _clean_stdout():
+        product = build_top(run_folder.absolute())
+    if product.note:
+        typer.echo(product.note, err=True)
+    _print_files([str(product.zarr), *(str(figure) for figure in product.figures)], as_json)
 
 
 @app.command()

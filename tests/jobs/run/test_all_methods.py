@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from typer.testing import CliRunner
 
 from attribution.registry import METHODS
 from cluster.ledger import Ledger
 from cluster.pool import SerialPool
+from jobs.cli.app import app
 from jobs.plan import plan_job
 from jobs.report import write_report
 from jobs.run.execute import execute
@@ -151,3 +154,18 @@ def test_the_report_shows_them(folder):
     page = write_report([folder / "all"], folder / "report.html").read_text()
     for name in ("deconvnet", "grad_cam", "smoothgrad"):
         assert name in page or name.replace("_", " ") in page
+
+
+def test_layers_and_top_are_reached_from_the_command_line(folder):
+    runner = CliRunner()
+    listed = runner.invoke(app, ["layers", str(folder / "all.yaml"), "--json"])
+    assert listed.exit_code == 0, listed.output
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
+    assert rows["features.3"]["shape"] == [24, 2, 2]
+    assert [axis["size"] for axis in rows["features.2"]["field"]] == [22, 22]
+    made = runner.invoke(app, ["top", str(folder / "all"), "--json"])
+    assert made.exit_code == 0, made.output
+    store, *figures = json.loads(made.stdout)["files"]
+    assert xr.open_datatree(store, engine="zarr").children
+    assert figures
+    assert all(Path(figure).stat().st_size > 1000 for figure in figures)
