@@ -69,16 +69,17 @@ def class_image_grid(
     ink : colours of text and ground
     """
     rows = _rows(results, group)
-    names = list(dict.fromkeys(str(results["catalogue/class"].values[row]) for row in rows))
+    classes = _array(results, "catalogue/class").to_numpy()
+    names = list(dict.fromkeys(str(classes[row]) for row in rows))
     grid = [
         [
             _Picture(
-                _colours(results[group], "image", row, blue_first),
-                f"{name}: logit {float(results[group]['logit'][row]):.3g}, "
-                f"p {float(results[group]['probability'][row]):.2f}",
+                _colours(results, group, "image", row, blue_first),
+                f"{name}: logit {_number(results, f'{group}/logit', row):.3g}, "
+                f"p {_number(results, f'{group}/probability', row):.2f}",
             )
             for row in rows
-            if results["catalogue/class"].values[row] == name
+            if classes[row] == name
         ]
         for name in names[:_MOST_ROWS]
     ]
@@ -89,15 +90,18 @@ def dream_grid(
     results: xr.DataTree, group: str, *, blue_first: bool = True, ink: Ink = LIGHT
 ) -> bytes:
     """Draw dreams as PNG: each start beside what became of it; parameters as above."""
-    dreams = results[group]
+    starts = _array(results, "catalogue/start").to_numpy()
     grid = []
     for row in _rows(results, group)[:_MOST_ROWS]:
-        start = str(results["catalogue/start"].values[row])
-        before, after = (float(dreams[name][row]) for name in ("start_score", "score"))
+        before = _number(results, f"{group}/start_score", row)
+        after = _number(results, f"{group}/score", row)
         grid.append(
             [
-                _Picture(_colours(dreams, "start", row, blue_first), f"{start}: {before:.3g}"),
-                _Picture(_colours(dreams, "image", row, blue_first), f"dream: {after:.3g}"),
+                _Picture(
+                    _colours(results, group, "start", row, blue_first),
+                    f"{starts[row]}: {before:.3g}",
+                ),
+                _Picture(_colours(results, group, "image", row, blue_first), f"dream: {after:.3g}"),
             ]
         )
     return _draw(grid, ink)
@@ -105,18 +109,31 @@ def dream_grid(
 
 def _rows(results: xr.DataTree, group: str) -> list[int]:
     """Return the rows of a section whose images are there."""
-    of_section = results["catalogue/section"].values == group
-    return [int(row) for row in np.flatnonzero(of_section & (results["status"].values == COMPLETE))]
+    of_section = _array(results, "catalogue/section").to_numpy() == group
+    complete = _array(results, "status").to_numpy() == COMPLETE
+    return [int(row) for row in np.flatnonzero(of_section & complete)]
 
 
-def _colours(group: xr.DataTree, name: str, row: int, blue_first: bool) -> NDArray[np.floating]:
+def _array(results: xr.DataTree, path: str) -> xr.DataArray:
+    found = results[path]
+    assert isinstance(found, xr.DataArray), path
+    return found
+
+
+def _number(results: xr.DataTree, path: str, row: int) -> float:
+    return float(_array(results, path).isel(object=row))
+
+
+def _colours(
+    results: xr.DataTree, group: str, name: str, row: int, blue_first: bool
+) -> NDArray[np.floating]:
     """Bring an image at the network's input to red, green and blue from 0 to 1, (h, w, 3).
 
     Black and white are the ends of the survey's valid range where it is known, the same for all
     images; and otherwise percentiles of the image's own pixels. One or two channels are grey.
     """
-    image = np.asarray(group[name][row].values, dtype=np.float64)
-    known = group["image"].attrs
+    image = _array(results, f"{group}/{name}").isel(object=row).to_numpy().astype(np.float64)
+    known = _array(results, f"{group}/image").attrs
     if "valid_low" in known:
         low, high = np.array(known["valid_low"]), np.array(known["valid_high"])
     else:

@@ -453,8 +453,8 @@ def test_a_picture_shows_the_pixels_of_the_image(run):
     from jobs.report.inception_figures import _colours
 
     results = xr.open_datatree(run / "results.zarr", engine="zarr")
-    group = results["class_image"]
+    group = results["class_image"].to_dataset()
     low, high = (np.array(group["image"].attrs[f"valid_{end}"]) for end in ("low", "high"))
-    shown = _colours(group, "image", 4, blue_first=True)
+    shown = _colours(results, "class_image", "image", 4, blue_first=True)
     expected = (group["image"].values[4] - low[:, None, None]) / (high - low)[:, None, None]
     np.testing.assert_allclose(shown, np.moveaxis(expected[::-1], 0, -1).clip(0, 1), atol=1e-6)
