@@ -2,16 +2,15 @@
 
 Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2.
 
-Shape suffixes: N objects, T targets, P parts (window positions), C channels, H height, W width,
-y and x window positions.
+Shape suffixes: N objects, T targets, K classes, P parts (window positions), C channels, H height,
+W width, F filters (a layer's channels), y and x window positions.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,9 +19,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from .arrays import ArraySpec, Layout
-from .batch import Batch
+from .batch import Batch, Needs
+from .fills import Constant, FromImage, canvas, check_channels, check_fill, fill_attributes
+from .layers import captured, check_layers, safe_name
 from .method import Method, Targets
 from .partials import Array, Rule, append
+from .windows import Pair, Windows
+
+Pooling = Literal["max", "mean"]
+_WORDS = (*get_args(FromImage), "patch_mean")
 
 
 @dataclass(frozen=True)
@@ -30,56 +35,52 @@ class Occlusion(Method):
     """Occlusion sensitivity on a coarse grid of window positions.
 
     The first window sits at 0, the following ones every ``stride`` pixels, and the last is cut off
-    at the image's edge: ``ceil((size - window) / stride) + 1`` positions per axis. All targets come
-    from the same passes.
+    at the image's edge. The same passes give all targets, the class that is the most probable one
+    while each window is hidden, and the responses of layers.
     """
 
-    window: int | tuple[int, int]
+    window: Pair
     """Height and width of the hidden window in input pixels, or one number for both."""
-    stride: int | tuple[int, int]
+    stride: Pair
     """Step between windows in input pixels, at most the window, or one number for both."""
-    fill: float | tuple[float, ...] = 0.0
-    """Value in the network's input space that hides the window (0 is the training mean after
-    normalisation), or one value per channel."""
+    fill: Constant | FromImage | Literal["patch_mean"] = 0.0
+    """What hides the window: a value in the network's input space (0 is the training mean after
+    normalisation), or one per channel; image_mean or patch_mean (of the window itself), per
+    channel; blur; sky_noise, one draw per object."""
     output: Literal["logit", "probability"] = "logit"
     """Score that is compared: the pre-softmax logit or the probability."""
+    blur_sigma: float = 8.0
+    """Standard deviation of the blur's Gaussian in input pixels."""
+    layers: tuple[str, ...] = ()
+    """Layers, such as layer2.0.conv1, whose responses are kept for each hidden window."""
+    response: Pooling = "max"
+    """A layer's response: maximum or mean over positions, filter by filter."""
 
     name: ClassVar[str] = "occlusion"
-    rules: ClassVar[Mapping[str, Rule]] = {"score": append}
+    rules: ClassVar[Mapping[str, Rule]] = {"score": append, "winner": append, "response": append}
 
     def __post_init__(self) -> None:
-        for axis, (window, stride) in zip(
-            "yx", zip(self._window, self._stride, strict=True), strict=True
-        ):
-            if window < 1 or stride < 1:
-                raise ValueError(
-                    f"window {window} and stride {stride} ({axis} axis) must be 1 pixel or more"
-                )
-            if stride > window:
-                raise ValueError(
-                    f"stride {stride} is larger than window {window} ({axis} axis): pixels between "
-                    "the windows would never be hidden; lower stride or enlarge window"
-                )
+        Windows(self.window, self.stride)  # refuses what leaves pixels out
         if self.output not in ("logit", "probability"):
             raise ValueError(f"output is {self.output!r}; choose logit or probability")
+        check_fill("fill", self.fill, _WORDS, self.blur_sigma)
+        if self.response not in get_args(Pooling):
+            raise ValueError(f"response is {self.response!r}; choose max or mean")
+        if self.layers:
+            check_layers(self.layers)
 
     @property
-    def _window(self) -> tuple[int, int]:
-        return _pair(self.window)
+    @override
+    def needs(self) -> Needs:
+        return Needs(layers=self.layers)
 
     @property
-    def _stride(self) -> tuple[int, int]:
-        return _pair(self.stride)
+    def _windows(self) -> Windows:
+        return Windows(self.window, self.stride)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int]:
         """Count the window positions per axis."""
-        rows, columns = (
-            len(_starts(size, window, stride))
-            for size, window, stride in zip(
-                (height, width), self._window, self._stride, strict=True
-            )
-        )
-        return rows, columns
+        return self._windows.grid_shape(height, width)
 
     @override
     def parts(self, image_shape: tuple[int, int, int]) -> int:
@@ -88,15 +89,22 @@ class Occlusion(Method):
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
-        fill_C11 = self._fill(batch.images)
+        *_, height, width = batch.images.shape
+        hidden_P1HW = self._windows.hidden(height, width, parts).to(batch.images.device)
         score_NTP = np.zeros((*targets_NT.shape, len(parts)))
+        winner_NP = np.zeros((len(batch), len(parts)), dtype=np.int32)
+        filters = sum(batch.activation(layer).shape[1] for layer in self.layers)
+        response_NFP = np.zeros((len(batch), filters, len(parts)))
         for n in batch.indices:
-            rows = batch.images[n].expand(len(parts), -1, -1, -1).clone()
-            for row, (y, x) in zip(rows, self._windows(rows, parts), strict=True):
-                row[:, y, x] = fill_C11
-            score_PK = self._score(batch.forward(rows))
-            score_NTP[n] = score_PK[:, targets_NT[n]].T
-        return {"score": score_NTP}
+            rows_PCHW = torch.where(hidden_P1HW, self._fill(batch, n, hidden_P1HW), batch.images[n])
+            with captured(batch.network, self.layers) as outputs:
+                logits_PK = batch.forward(rows_PCHW)
+            score_NTP[n] = self._score(logits_PK)[:, targets_NT[n]].T
+            winner_NP[n] = logits_PK.cpu().numpy().argmax(axis=1)
+            if self.layers:
+                response_PF = torch.cat([self._pooled(outputs[name]) for name in self.layers], 1)
+                response_NFP[n] = response_PF.T.cpu().numpy()
+        return {"score": score_NTP, "winner": winner_NP, "response": response_NFP}
 
     @override
     def finish(
@@ -105,32 +113,44 @@ class Occlusion(Method):
         base_NT = np.take_along_axis(
             self._score(batch.logits_NK), np.maximum(targets_NT, 0), axis=1
         )
-        grid_NTP = base_NT[:, :, None] - total["score"]
+        winner_NP = np.where(batch.present[:, None], total["winner"], -1)
+        arrays = {"grid": base_NT[:, :, None] - total["score"], "most_probable_class": winner_NP}
+        start = 0
+        for layer in self.layers:
+            filters = layout.layers[layer][0]
+            # A copy: the merged terms must stay as they are.
+            response_NFP = total["response"][:, start : start + filters].copy()
+            arrays[_response(layer)] = response_NFP
+            start += filters
+        grid_shape = self.grid_shape(*layout.image_shape[1:])
         return {
-            "grid": grid_NTP.reshape(*targets_NT.shape, *self.grid_shape(*layout.image_shape[1:]))
+            name: array.reshape(*array.shape[:-1], *grid_shape) for name, array in arrays.items()
         }
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
-        height, width = layout.image_shape[1:]
-        return (
-            ArraySpec(
-                "grid",
-                ("target", "window_y", "window_x"),
-                (layout.targets, *self.grid_shape(height, width)),
-                "score lost when the window is hidden",
-                units="logit" if self.output == "logit" else "1",
-                convention="Zeiler & Fergus 2014; f(x) - f(x occluded), positive is evidence for "
-                "the target; the last window is truncated at the edge",
-                attributes={
-                    "window": list(self._window),
-                    "stride": list(self._stride),
-                    "image_shape": [height, width],
-                    "fill": list(self.fill) if isinstance(self.fill, tuple) else self.fill,
-                    "output": self.output,
-                },
-            ),
+        parameters = self._parameters(layout)
+        windows = self.grid_shape(*layout.image_shape[1:])
+        grid = ArraySpec(
+            "grid",
+            ("target", "window_y", "window_x"),
+            (layout.targets, *windows),
+            "score lost when the window is hidden",
+            units="logit" if self.output == "logit" else "1",
+            convention="Zeiler & Fergus 2014; f(x) - f(x occluded), positive is evidence for "
+            "the target; the last window is truncated at the edge",
+            attributes={**parameters, "output": self.output},
         )
+        winner = ArraySpec(
+            "most_probable_class",
+            ("window_y", "window_x"),
+            windows,
+            "most probable class when the window is hidden",
+            convention="Zeiler & Fergus 2014; argmax_k f_k(x occluded), ties go to the first class",
+            dtype="int32",
+            attributes=parameters,
+        )
+        return (grid, winner, *(self._described(layer, layout) for layer in self.layers))
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
@@ -139,37 +159,34 @@ class Occlusion(Method):
     @override
     def check(self, network: nn.Module, layout: Layout) -> None:
         channels, height, width = layout.image_shape
-        if self._window[0] > height or self._window[1] > width:
+        tall, wide = self._windows.window
+        if tall > height or wide > width:
             raise ValueError(
-                f"window {self._window[0]}x{self._window[1]} is larger than the image, "
-                f"{height}x{width}; make it smaller"
+                f"window {tall}x{wide} is larger than the image, {height}x{width}; make it smaller"
             )
-        if isinstance(self.fill, tuple) and len(self.fill) != channels:
-            raise ValueError(
-                f"fill has {len(self.fill)} values, the image has {channels} channels; "
-                "give one value, or one per channel"
-            )
+        check_channels("fill", self.fill, channels)
+        for layer in self.layers:
+            shape = layout.layers[layer]
+            if len(shape) not in (1, 3):
+                raise ValueError(
+                    f"layer {layer!r} puts out {'x'.join(map(str, shape))} per image, not one "
+                    "value or one map per filter; name another"
+                )
 
     @override
     def pixel_map(self, arrays: Mapping[str, Array], layout: Layout) -> Array | None:
-        return self.expand(
-            arrays["grid"],
-            image_shape=layout.image_shape[1:],
-            window=self._window,
-            stride=self._stride,
-        )
+        return self._windows.expand(arrays["grid"], layout.image_shape[1:])
 
     @staticmethod
     def expand(
         grid: NDArray[np.floating],
         image_shape: tuple[int, int],
-        window: int | tuple[int, int],
-        stride: int | tuple[int, int],
+        window: Pair,
+        stride: Pair,
     ) -> NDArray[np.float64]:
         """Expand grids to pixels: each pixel gets the mean of the windows that cover it.
 
-        The expansion is linear, and windows are rectangles on a rectangular grid, so it is one
-        small matrix per axis.
+        The pixel map is an exact linear function of the grid, which is why the grid is stored.
 
         Parameters
         ----------
@@ -186,51 +203,52 @@ class Occlusion(Method):
         ValueError
             If the grid's last two sizes don't belong to these windows.
         """
-        axes = list(zip(image_shape, _pair(window), _pair(stride), strict=True))
-        expected = tuple(len(_starts(*axis)) for axis in axes)
-        if grid.shape[-2:] != expected:
-            raise ValueError(
-                f"the grid is {grid.shape[-2:]}, these windows on {image_shape} make {expected}"
-            )
-        rows, columns = (_averaging_matrix(*axis) for axis in axes)
-        expanded: NDArray[np.float64] = rows @ grid.astype(np.float64) @ columns.T
-        return expanded
+        return Windows(window, stride).expand(grid, image_shape)
 
-    def _windows(self, rows: Tensor, parts: range) -> list[tuple[slice, slice]]:
-        height, width = rows.shape[-2:]
-        ys, xs = (
-            _starts(size, window, stride)
-            for size, window, stride in zip(
-                (height, width), self._window, self._stride, strict=True
-            )
+    def _fill(self, batch: Batch, n: int, hidden_P1HW: Tensor) -> Tensor:
+        """Return what hides the windows of object ``n``; it broadcasts to (P, C, H, W)."""
+        fill = self.fill
+        if fill == "patch_mean":
+            hidden_PS = hidden_P1HW.flatten(1).double()
+            sum_PC = hidden_PS @ batch.images[n].flatten(1).double().T
+            mean_PC = sum_PC / hidden_PS.sum(dim=1, keepdim=True)
+            return mean_PC.to(batch.images.dtype)[:, :, None, None]
+        # The same for all blocks of windows.
+        return batch.once(
+            (Occlusion, fill, self.blur_sigma, n),
+            lambda: canvas(batch, n, fill, blur_sigma=self.blur_sigma),
         )
-        corners = (divmod(part, len(xs)) for part in parts)
-        tall, wide = self._window
-        return [(slice(ys[j], ys[j] + tall), slice(xs[i], xs[i] + wide)) for j, i in corners]
+
+    def _pooled(self, output_PF: Tensor) -> Tensor:
+        """Pool a layer's output (P, F) or (P, F, y, x) over positions: (P, F), float64."""
+        position = output_PF.reshape(*output_PF.shape[:2], -1).double()
+        return position.amax(dim=2) if self.response == "max" else position.mean(dim=2)
+
+    def _parameters(self, layout: Layout) -> dict[str, Any]:
+        """Describe what all arrays depend on; `expand` needs the first three."""
+        return {
+            "window": list(self._windows.window),
+            "stride": list(self._windows.stride),
+            "image_shape": list(layout.image_shape[1:]),
+            **fill_attributes("fill", self.fill, self.blur_sigma),
+        }
+
+    def _described(self, layer: str, layout: Layout) -> ArraySpec:
+        pooling = "maximum" if self.response == "max" else "mean"
+        return ArraySpec(
+            _response(layer),
+            (f"{safe_name(layer)}_channel", "window_y", "window_x"),
+            (layout.layers[layer][0], *self.grid_shape(*layout.image_shape[1:])),
+            f"response of layer {layer} when the window is hidden",
+            convention=f"Zeiler & Fergus 2014; {pooling} of the layer's output over positions",
+            attributes={**self._parameters(layout), "layer": layer, "response": self.response},
+        )
 
     def _score(self, logits: Tensor) -> NDArray[np.float64]:
         logits = logits.double()
         score = torch.softmax(logits, dim=-1) if self.output == "probability" else logits
         return np.asarray(score.cpu().numpy())
 
-    def _fill(self, images: Tensor) -> Tensor:
-        return torch.as_tensor(self.fill, dtype=images.dtype, device=images.device).reshape(
-            -1, 1, 1
-        )
 
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
-
-
-def _starts(size: int, window: int, stride: int) -> list[int]:
-    return [stride * i for i in range(max(0, math.ceil((size - window) / stride)) + 1)]
-
-
-def _averaging_matrix(size: int, window: int, stride: int) -> NDArray[np.float64]:
-    """Weights (pixel, window) of the windows that cover each pixel; every row sums to 1."""
-    pixel = np.arange(size)[:, None]
-    start = np.array(_starts(size, window, stride))[None, :]
-    covers = (start <= pixel) & (pixel < start + window)
-    weights: NDArray[np.float64] = covers / covers.sum(axis=1, keepdims=True)
-    return weights
+def _response(layer: str) -> str:
+    return f"response_{safe_name(layer)}"
