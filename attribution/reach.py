@@ -5,6 +5,8 @@ functions do to it follows from one rule: an output element gets the least coord
 elements that it is computed from. A network that is called with a `Reach` for an image therefore
 computes one edge of the receptive fields of all its layers, in one pass and without weights.
 
+Coordinates are mostly the same in all channels, and then share memory: their stride is 0.
+
 A function that is not known here counts as if all of its output depended on all of its input: the
 answer may then be too large, never too small. Influence through comparisons and through the
 choice of a branch is not followed, as it has no gradient either.
@@ -77,6 +79,8 @@ class Reach(torch.Tensor):
         if in_place and not isinstance(args[0], cls):
             raise NotImplementedError(f"{name} writes what depends on the image into a constant")
         name = name.strip("_")
+        if name == "setitem" and thin(args[0]).shape != args[0].shape:
+            raise NotImplementedError("some channels are written where all share their memory")
         if name in _MOVES:
             # Memory may be laid out otherwise than in a real pass, so views may need a copy.
             func = Tensor.reshape if name == "view" else func
@@ -91,7 +95,10 @@ class Reach(torch.Tensor):
         result = _changed(result, lambda leaf: leaf.as_subclass(cls) if _is_float(leaf) else leaf)
         if not in_place:
             return result
-        return move(Tensor.copy_, types, (args[0], result))
+        shared = thin(args[0])
+        dims = [d for d, size in enumerate(args[0].shape) if size != shared.shape[d]]
+        move(Tensor.copy_, types, (shared, result.amin(dims, keepdim=True) if dims else result))
+        return args[0]
 
 
 def _result(
@@ -105,12 +112,12 @@ def _result(
     """Return the coordinates of a function's output, or its output where that has none."""
     if name in _ELEMENTWISE:
         shapes = [leaf.shape for leaf in _leaves((args, kwargs))]
-        least = reduce(torch.minimum, inputs)
-        return least.expand(np.broadcast_shapes(*shapes)).contiguous()
+        least = reduce(torch.minimum, [thin(x) for x in inputs])
+        return least.expand(np.broadcast_shapes(*shapes))
     if name in _CONSTANTS:
         return torch.full_like(func(*args, **kwargs), NOWHERE)
     if known and name in _POINTWISE:
-        return args[0].clone()
+        return thin(args[0]).clone().expand(args[0].shape)
     if known and name in _RULES:
         return _RULES[name](*args, **kwargs)
     least = torch.stack([reach.amin() for reach in inputs]).amin()
@@ -124,6 +131,18 @@ def _blank_constants(leaf: Tensor) -> Tensor:
     if isinstance(leaf, Reach) or not leaf.is_floating_point():
         return leaf
     return torch.full_like(leaf, NOWHERE)
+
+
+def thin(x: Tensor) -> Tensor:
+    """Return one of the elements that share their memory, along each axis."""
+    for dim, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            x = x.narrow(dim, 0, 1)
+    return x
+
+
+def _one_channel(x: Tensor) -> Tensor:
+    return x.narrow(-3, 0, 1) if x.stride(-3) == 0 else x
 
 
 def _convolved(
@@ -141,16 +160,21 @@ def _convolved(
         (top, left), (bottom, right) = [t // 2 for t in total], [t - t // 2 for t in total]
     else:
         top, left = bottom, right = _pair(0 if isinstance(padding, str) else padding)
-    *rows, channels, height, width = x.shape
-    least = x.reshape(*rows, groups, channels // groups, height, width).amin(dim=-3)
+    if groups == 1 or x.stride(-3) == 0:
+        least = _one_channel(x).amin(dim=-3, keepdim=True)
+    else:
+        *rows, channels, height, width = x.shape
+        least = x.reshape(*rows, groups, channels // groups, height, width).amin(dim=-3)
     padded = functional.pad(least, (left, right, top, bottom), value=NOWHERE)
     found = -functional.max_pool2d(-padded, tuple(kernel), stride, 0, dilation)
+    if found.shape[-3] == 1:
+        return found.expand(*x.shape[:-3], len(weight), *found.shape[-2:])
     return found.repeat_interleave(len(weight) // groups, dim=-3)
 
 
 def _max_pooled(x: Tensor, *geometry: Any, **named: Any) -> Tensor:
-    pooled: Tensor = functional.max_pool2d(-x, *geometry, **named)
-    return -pooled
+    pooled: Tensor = -functional.max_pool2d(-_one_channel(x), *geometry, **named)
+    return pooled.expand(*x.shape[:-2], *pooled.shape[-2:])
 
 
 def _average_pooled(
@@ -162,11 +186,12 @@ def _average_pooled(
     *_: Any,
     **__: Any,
 ) -> Tensor:
-    return -functional.max_pool2d(-x, kernel_size, stride, padding, ceil_mode=ceil_mode)
+    return _max_pooled(x, kernel_size, stride, padding, ceil_mode=ceil_mode)
 
 
 def _adaptively_pooled(x: Tensor, size: Any, return_indices: bool = False) -> Tensor:
-    return -functional.adaptive_max_pool2d(-x, size)
+    pooled = -functional.adaptive_max_pool2d(-_one_channel(x), size)
+    return pooled.expand(*x.shape[:-2], *pooled.shape[-2:])
 
 
 def _reduced(x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any) -> Tensor:
@@ -174,12 +199,12 @@ def _reduced(x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any) -> Tenso
 
 
 def _along(x: Tensor, dim: int, *_: Any, **__: Any) -> Tensor:
-    return x.amin(dim=dim, keepdim=True).expand_as(x).contiguous()
+    return x.amin(dim=dim, keepdim=True).expand_as(x)
 
 
 def _layer_normalised(x: Tensor, shape: Sequence[int], *_: Any, **__: Any) -> Tensor:
     dims = tuple(range(-len(shape), 0))
-    return x.amin(dim=dims, keepdim=True).expand_as(x).contiguous()
+    return x.amin(dim=dims, keepdim=True).expand_as(x)
 
 
 def _group_normalised(x: Tensor, groups: int, *_: Any, **__: Any) -> Tensor:
@@ -188,7 +213,7 @@ def _group_normalised(x: Tensor, groups: int, *_: Any, **__: Any) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
-    return x.amin(dim=-1, keepdim=True).repeat_interleave(len(weight), dim=-1)
+    return x.amin(dim=-1, keepdim=True).expand(*x.shape[:-1], len(weight))
 
 
 def _padded(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:

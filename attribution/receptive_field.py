@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .layers import find_layer, layer_shapes
-from .reach import Reach
+from .reach import Reach, thin
 
 ImageShape = tuple[int, int, int]
 
@@ -156,9 +156,12 @@ def _reduced_outputs(
     def keeping(name: str) -> Callable[..., None]:
         def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Reach):
-                values = output.as_subclass(Tensor)[0].double().cpu()
-                least = values.amin(dim=0) if values.ndim == 3 else values.amin().reshape(1, 1)
-                found[name] = least.numpy()
+                values = thin(output.as_subclass(Tensor)[0])
+                if output.ndim == 4:
+                    least = values.amin(dim=0).expand(output.shape[2:])
+                else:
+                    least = values.amin().reshape(1, 1)
+                found[name] = least.double().cpu().numpy()
 
         return keep
 

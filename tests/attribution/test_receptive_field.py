@@ -162,9 +162,21 @@ class Attending(nn.Module):
         return self.last(self.mix(self.first(x))).mean(dim=(2, 3))
 
 
+def add_to_some_channels(x):
+    x[:, :2].add_(x[:, 2:].flip(-1))
+    return x
+
+
+def overwrite_a_channel(x):
+    x[:, 0] = x[:, 1].flip(-1)
+    return x
+
+
 @pytest.mark.parametrize(
     "mix",
     [
+        add_to_some_channels,
+        overwrite_a_channel,
         lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
         lambda x: functional.group_norm(x, 2),
         lambda x: torch.einsum("nchw,ndhw->nchw", x, x) + x.sum(),
@@ -214,3 +226,11 @@ def test_the_network_is_left_as_it_was():
     fields(network, (2, 27, 23), ["last"])
     assert not any(module._forward_hooks for module in network.modules())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_adaptive_pooling_has_no_size_of_its_own():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveMaxPool2d(8))
+    # 30 pixels are shared out unevenly; four times as many evenly, but that is another network.
+    assert fields(network, (1, 30, 32), ["1"])["1"] == (None, Field(4, 4))
+    found = input_rectangles(network, (1, 30, 32), ["1"])["1"]
+    assert found[:3, 1].tolist() == [[0, 4, 4, 8], [3, 4, 8, 8], [7, 4, 12, 8]]
