@@ -197,6 +197,21 @@ def test_an_image_that_changed_or_went_is_named(folder, tmp_path):
     assert sorted(path.name for path in run.iterdir() if path.name.startswith(".top")) == []
 
 
+def test_without_relus_there_are_crops_and_the_reason(folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("this one uses gelu")
+
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    monkeypatch.setattr(build, "check_relus", refuse)
+    product = build_top(run)
+    assert product.note == "this one uses gelu"
+    top = xr.open_datatree(product.zarr, engine="zarr")
+    assert top.attrs["note"] == product.note
+    assert "projection" not in top["features_2"]
+    before = xr.open_datatree(folder / "run/top/top.zarr", engine="zarr")
+    np.testing.assert_array_equal(top["features_2"]["crop"], before["features_2"]["crop"])
+
+
 def test_what_has_no_lists_is_refused(folder, tmp_path):
     with pytest.raises(RefusedError, match="not a run folder"):
         build_top(tmp_path)
