@@ -149,6 +149,11 @@ class _Work:
             find_list(self.source, layer, self.method.k, rectangles[layer])
             for layer in self.method.layers
         ]
+        if not any(found.rows.size for found in lists):
+            raise RefusedError(
+                f"{self.source.path}: no object has results, so nothing responds; see its "
+                "quarantine.csv"
+            )
         attributes = {
             "run": self.source.name,
             "results_digest": self.source.manifest["results_digest"],

@@ -216,6 +216,10 @@ def test_what_has_no_lists_is_refused(folder, tmp_path):
     with pytest.raises(RefusedError, match="not a run folder"):
         build_top(tmp_path)
     run = shutil.copytree(folder / "run", tmp_path / "run")
+    for layer in ("features_0_2", "features_2"):
+        zarr.open_array(run / f"results.zarr/top_responses/{layer}_value", mode="r+")[...] = np.nan
+    with pytest.raises(RefusedError, match="no object has results"):
+        build_top(run)
     text = (run / "job.yaml").read_text()
     start = text.index("methods:")
     stop = text.index("execution:")
