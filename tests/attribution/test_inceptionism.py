@@ -450,6 +450,51 @@ def test_one_step_is_the_formula(linear):
     np.testing.assert_allclose(found.start_score, network(start)[:, 1].detach(), rtol=1e-12)
 
 
+def test_one_step_for_a_layer_follows_the_gradient_of_its_norm():
+    """Of a = w . x at each pixel: the gradient is proportional to a w, whatever the sign of a."""
+    network = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False)).double().requires_grad_(False)
+    weights = network[0].weight[0]
+    colours = Colours(np.zeros(2), np.eye(2), np.full(2, -999.0), np.full(2, 999.0))
+    start = torch.randn(1, 2, 6, 5, **DOUBLE)
+    dream = DeepDream(layer="0", octaves=1, iterations=1, jitter=0, step=0.1)
+    gradient = (start[0] * weights).sum(dim=0) * weights
+    expected = start[0] + 0.1 * (2 * 999 / 255) * gradient / gradient.abs().mean()
+    found = dream.dream(network, start, [1], colours)
+    np.testing.assert_allclose(found.image[0], expected, atol=1e-12)
+
+
+def test_the_detail_of_each_octave_goes_into_the_next(formula):
+    """A mean of pixels has the same gradient everywhere: every step adds the same constant."""
+    weights = torch.tensor([1.0, -3.0], **DOUBLE)
+    network = formula(lambda x: (x.mean(dim=(2, 3)) @ weights)[:, None])
+    colours = Colours(np.zeros(2), np.eye(2), np.full(2, -999.0), np.full(2, 999.0))
+    start = torch.randn(1, 2, 20, 17, **DOUBLE)
+    found = DeepDream(target=0, octaves=3, iterations=4).dream(network, start, [1], colours)
+    added = 3 * 4 * 1.5 * (2 * 999 / 255) * weights / 2
+    expected = start[0] + added[:, None, None]
+    np.testing.assert_allclose(found.image[0], expected, atol=1e-9)
+
+
+def test_jitter_moves_the_image_and_moves_it_back(linear):
+    network, weights = linear
+    colours = Colours(np.zeros(2), np.eye(2), np.full(2, -50.0), np.full(2, 50.0))
+    start = torch.randn(1, 2, 5, 6, **DOUBLE)
+    dream = DeepDream(target=1, octaves=1, iterations=1, jitter=2)
+    step = weights[1] / weights[1].abs().mean() * 1.5 * 100 / 255
+    seen = set()
+    for number in range(12):
+        change = dream.dream(network, start, [key(number)], colours).image[0] - start[0].numpy()
+        shifts = [
+            (y, x)
+            for y in range(-2, 3)
+            for x in range(-2, 3)
+            if np.allclose(step.roll((y, x), dims=(1, 2)), change, atol=1e-12)
+        ]
+        assert len(shifts) == 1
+        seen.update(shifts)
+    assert len(seen) > 5
+
+
 @pytest.mark.parametrize("channel", [None, 5])
 @pytest.mark.parametrize("shape", [(3, 24, 24), (3, 19, 30)])
 def test_a_dream_raises_the_norm_of_its_layer_and_keeps_shape_and_range(

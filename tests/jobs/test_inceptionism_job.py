@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from attribution.inceptionism import ClassImage, DeepDream
+from attribution.batch import reproducible
+from attribution.inceptionism import ClassImage, DeepDream, survey_colours
+from attribution.randomness import key
 from cluster.ledger import Ledger
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
-from jobs.report.inception_figures import write_inception_figures
+from jobs.report.inception_figures import _colours, write_inception_figures
 from jobs.run.execute import execute
 from jobs.run.status import read_status
 from jobs.specs.inceptionism import IMAGES
@@ -136,21 +138,14 @@ def test_rows_of_other_sections_are_empty(run):
 
 def test_class_images_are_the_librarys(folder, run, images):
     """The first micro-batch, drawn without any job."""
-    from attribution.inceptionism import survey_colours
-    from attribution.randomness import key
-
     cutouts = np.asarray(zarr.open_group(folder / "survey/results.zarr")["cutout/image"][:6])
     prepare = Preprocess(job(folder, images).network.preprocess, 3)
     colours = survey_colours(np.stack([prepare.apply(cutout) for cutout in cutouts]))
     network = build("occulta:small_cnn", 4, 3)
     load_weights(network, folder / "weights.safetensors", None)
     keys = [key(5, "class_image", *of) for of in (("smooth", 0), ("smooth", 1), ("spiral", 0))]
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with reproducible():
         expected = ClassImage(**SMALL).draw(network.eval(), [0, 0, 1], keys, (3, 64, 64), colours)
-    finally:
-        torch.set_num_threads(torch_threads)
     group = zarr.open_group(run / "results.zarr", mode="r")["class_image"]
     np.testing.assert_array_equal(group["image"][:3], expected.image)
     np.testing.assert_array_equal(group["logit"][:3], expected.logit.astype(np.float32))
@@ -450,8 +445,6 @@ def test_pictures_show_every_image(run):
 
 
 def test_a_picture_shows_the_pixels_of_the_image(run):
-    from jobs.report.inception_figures import _colours
-
     results = xr.open_datatree(run / "results.zarr", engine="zarr")
     group = results["class_image"].to_dataset()
     low, high = (np.array(group["image"].attrs[f"valid_{end}"]) for end in ("low", "high"))
