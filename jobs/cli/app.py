@@ -47,7 +47,7 @@ def options(
 
 
 @app.command()
-def init(kind: Annotated[str, typer.Argument(help="attribution, training or simulation.")]) -> None:
+def init(kind: Annotated[str, typer.Argument(help="attribution, training, simulation or inceptionism.")]) -> None:
     """Print a commented job file with every default."""
     from ..specs.template import job_template
 

@@ -185,6 +185,7 @@ KINDS: dict[str, type[JobSpec]] = {
     "attribution": AttributionJob,
     "simulation": SimulationJob,
     "training": TrainingJob,
+    "inceptionism": InceptionismJob,
 }
 
 

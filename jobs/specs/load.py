@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import RefusedError
-from .jobs import KINDS, AttributionJob, JobSpec, TrainingJob
+from .inceptionism import IMAGES
+from .jobs import KINDS, AttributionJob, InceptionismJob, JobSpec, TrainingJob
 from .methods import SECTIONS
 
 _MAX_BYTES = 1 << 20
@@ -173,13 +174,15 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         return str((folder / Path(text).expanduser()).resolve()) if "://" not in text else text
 
     updates: dict[str, Any] = {"output": resolve(job.output)}
-    if isinstance(job, AttributionJob | TrainingJob):
-        survey = job.survey
+    survey = (
+        job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
+    )
+    if survey is not None:
         places = {"path": resolve(survey.path)}
         if survey.catalogue is not None:
             places["catalogue"] = resolve(survey.catalogue)
         updates["survey"] = survey.model_copy(update=places)
-    if isinstance(job, AttributionJob):
+    if isinstance(job, AttributionJob | InceptionismJob):
         network = {"weights": resolve(job.network.weights)}
         scheme, _, source = job.network.architecture.partition(":")
         if scheme == "file":
@@ -218,6 +221,7 @@ def _place(detail: ErrorDetails, data: Any) -> str:
 
 def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
     kind, last = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
+    sections = _sections(model)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         close = difflib.get_close_matches(last, _known_fields(model), n=1)
         if close == [last]:
@@ -227,11 +231,11 @@ def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
         return "is missing; add it"
     if kind == "union_tag_invalid":
         tag = str(detail["ctx"]["tag"])
-        close = difflib.get_close_matches(tag, SECTIONS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(SECTIONS)}"
+        close = difflib.get_close_matches(tag, sections, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(sections)}"
         return f"method {tag!r} is unknown; {hint}"
     if kind == "union_tag_not_found":
-        return f"has no 'method' field; use one of {', '.join(SECTIONS)}"
+        return f"has no 'method' field; use one of {', '.join(sections)}"
     text = detail["msg"].removeprefix("Value error, ")
     text = text.replace("a valid array", "a list").replace("a valid dictionary", "a mapping")
     given = detail["input"]
@@ -243,10 +247,15 @@ def _message(detail: ErrorDetails, data: Any, model: type[BaseModel]) -> str:
     return f"{text[0].lower()}{text[1:]}, found {shown!r}"
 
 
+def _sections(model: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
+    """Return the sections that the jobs of a kind list, by their method."""
+    return IMAGES if model is InceptionismJob else SECTIONS
+
+
 def _known_fields(model: type[BaseModel]) -> list[str]:
     """Every field name below a model: enough to guess what a misspelt one was meant to be."""
     names: list[str] = []
-    waiting: list[Any] = [model, *SECTIONS.values()]
+    waiting: list[Any] = [model, *_sections(model).values()]
     while waiting:
         current = waiting.pop()
         fields = getattr(current, "model_fields", None) or getattr(

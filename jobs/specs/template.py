@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from ..errors import RefusedError
-from .methods import SECTIONS
+from .inceptionism import IMAGES, ImagesSpec
+from .methods import SECTIONS, MethodSpec
 
 _SURVEY = """\
 format: fits                 # fits | images | simulated (path: the folder of a simulation run)
@@ -32,6 +33,17 @@ mean: []                     # one value per band, after the stretch
 std: []                      # the same
 """
 
+_NETWORK = f"""\
+architecture: torchvision:resnet18  # torchvision: | timm: | occulta:small_cnn | file:
+weights: model.safetensors   # or .pt, .pth with a plain state
+sha256: null                 # hash that the weights must have
+classes: [smooth, featured]  # in the order of the network's outputs
+options: {{}}                  # keyword arguments of the architecture
+trust: null                  # code, to run a network that comes as file:PATH.py:FUNCTION
+preprocess:                  # the same as in training
+{textwrap.indent(_PREPROCESS, "  ")}\
+"""
+
 _ATTRIBUTION = f"""\
 # Explain a network's answers over a survey: edit name, paths and classes, then
 #   occulta plan job.yaml && occulta run job.yaml
@@ -41,14 +53,7 @@ name: my-survey
 survey:
 {textwrap.indent(_SURVEY, "  ")}\
 network:
-  architecture: torchvision:resnet18  # torchvision: | timm: | occulta:small_cnn | file:
-  weights: model.safetensors   # or .pt, .pth with a plain state
-  sha256: null                 # hash that the weights must have
-  classes: [smooth, featured]  # in the order of the network's outputs
-  options: {{}}                  # keyword arguments of the architecture
-  trust: null                  # code, to run a network that comes as file:PATH.py:FUNCTION
-  preprocess:                  # the same as in training
-{textwrap.indent(_PREPROCESS, "    ")}\
+{textwrap.indent(_NETWORK, "  ")}\
 methods:                       # targets: predicted, label, all, class names or indices
 @METHODS@
 execution:
@@ -117,6 +122,29 @@ fit:
 output: runs/my-network
 """
 
+_INCEPTIONISM = f"""\
+# Draw what a network sees: images of its classes, and dreams. Edit name, paths and classes, then
+#   occulta run job.yaml && occulta report runs/my-images
+# Relative paths start at the folder of this file.
+kind: inceptionism
+name: my-images
+survey:                        # where colours, valid range and start objects come from
+{textwrap.indent(_SURVEY, "  ")}\
+survey_sample: 128             # objects that colours and valid range are estimated from
+network:
+{textwrap.indent(_NETWORK, "  ")}\
+images:                        # sections with method class_image or deep_dream, as many as you like
+@IMAGES@
+execution:
+  replicas: auto               # copies of the network, one CPU core each
+  gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
+  precision: float32           # float32 | float64
+  micro_batch: 4               # images that are drawn together; lower it when memory is short
+  shard_objects: auto          # images per unit of work, a multiple of micro_batch
+  seed: 0                      # of every random draw
+output: runs/my-images
+"""
+
 _CHOSEN: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 32, "stride": 16},
     "gradient_x_input": {},
@@ -128,18 +156,25 @@ _EXAMPLE_VALUES: dict[str, Any] = {"layers": ["layer4"], "layer": "layer4"}
 
 
 def _methods() -> str:
-    chosen = [_section(name, values) for name, values in _CHOSEN.items()]
-    others = [_section(name, {}) for name in SECTIONS if name not in _CHOSEN]
+    chosen = [_section(SECTIONS[name], name, values) for name, values in _CHOSEN.items()]
+    others = [_section(SECTIONS[name], name, {}) for name in SECTIONS if name not in _CHOSEN]
     return "".join([*chosen, *(textwrap.indent(text, "#", lambda _: True) for text in others)])
 
 
-def _section(name: str, values: dict[str, Any]) -> str:
-    """Write a method's section with every field; the method's own summary is the comment."""
-    kind = SECTIONS[name].kind
+def _images() -> str:
+    dream = {"layer": "layer3"}
+    return _section(IMAGES["class_image"], "class_image", {}) + _section(
+        IMAGES["deep_dream"], "deep_dream", dream
+    )
+
+
+def _section(section: type[MethodSpec | ImagesSpec], name: str, values: dict[str, Any]) -> str:
+    """Write a section with every field; the first line of what it does is the comment."""
+    kind = section.kind
     first_line = (kind.__doc__ or "").strip().splitlines()[0].rstrip(".").replace("`", "")
     _, _, summary = first_line.rpartition(": ")
     lines = [f"  - {f'method: {name} ':27}# {summary}"]
-    for field_name, field in SECTIONS[name].model_fields.items():
+    for field_name, field in section.model_fields.items():
         if field_name != "method":
             value = _EXAMPLE_VALUES.get(field_name) if field.is_required() else field.default
             value = values.get(field_name, value)
@@ -156,6 +191,7 @@ _EXAMPLES: dict[str, str] = {
     "attribution": _ATTRIBUTION.replace("@METHODS@\n", _methods()),
     "simulation": _SIMULATION,
     "training": _TRAINING,
+    "inceptionism": _INCEPTIONISM.replace("@IMAGES@\n", _images()),
 }
 
 
