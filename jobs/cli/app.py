@@ -47,7 +47,9 @@ def options(
 
 
 @app.command()
-def init(kind: Annotated[str, typer.Argument(help="attribution, training, simulation or inceptionism.")]) -> None:
+def init(
+    kind: Annotated[str, typer.Argument(help="attribution, training, simulation or inceptionism.")],
+) -> None:
     """Print a commented job file with every default."""
     from ..specs.template import job_template
 
@@ -202,6 +204,25 @@ def top(run_folder: RunFolder, as_json: Json = False) -> None:
         product = build_top(run_folder.absolute())
     if product.note:
         typer.echo(product.note, err=True)
+    _print_files([str(product.zarr), *(str(figure) for figure in product.figures)], as_json)
+
+
+@app.command()
+def weights(
+    run_folder: RunFolder,
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", help="A convolution; by default all of them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the network of a run learned: the filters of its convolutions."""
+    from ..weights import build_weights
+
+    with _clean_stdout():
+        product = build_weights(run_folder.absolute(), layer or ())
+    for name, (dead, every) in product.dead.items():
+        if dead:
+            typer.echo(f"{name}: {dead:,} of {every:,} filters learned nothing", err=True)
     _print_files([str(product.zarr), *(str(figure) for figure in product.figures)], as_json)
 
 

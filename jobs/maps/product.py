@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
+from ..products import consolidate
 from .contents import COUNT, Quantity
 from .healpix import CellMeans, SkyTable
 from .source import Origin
@@ -108,10 +108,7 @@ def write_store(product: MapsProduct, store: Path) -> None:
             "origin": product.origin,
         }
         _write_stack(root.create_group(f"mean_attribution/{name}", attributes=attributes), stack)
-    with warnings.catch_warnings():
-        # zarr says that other readers may ignore it, as they may.
-        warnings.simplefilter("ignore", UserWarning)
-        zarr.consolidate_metadata(root.store)
+    consolidate(root)
 
 
 def _write_sky(group: zarr.Group, sky: SkyTable) -> None:

@@ -27,8 +27,8 @@ Floats = NDArray[np.floating]
 _DPI = 120
 _GREY, _WHITE = 128, 255
 _MOST_FILTERS, _MOST_INPUTS = 256, 32
-_KERNEL, _CROP = 40, 56
-"""Sides of a kernel and of a crop in a picture, in pixels, about."""
+_KERNEL, _CROP = 72, 56
+"""Sides of a kernel, at most, and of a crop in a picture, in pixels, about."""
 _LABEL, _HEADER, _LEAST_WIDTH = 16, 44, 720
 """Pixels for a filter's number, for the title, and of the narrowest picture."""
 
@@ -69,17 +69,20 @@ def draw_filters(found: Filters, look: Look = Look()) -> bytes:
     dead = f", {int(found.dead.sum())} dead" if found.dead.any() else ""
     title = f"{found.layer}: {filters} filters of {inputs} inputs{dead}"
     if inputs == 3:
-        tiles = [_enlarged(look.rgb(kernel / 2 + 0.5), _KERNEL) for kernel in shown]
-        canvas = _mosaic(tiles, math.ceil(math.sqrt(len(tiles))))
+        columns = math.ceil(math.sqrt(len(shown)))
+        side = _kernel_side(columns)
+        canvas = _mosaic([_enlarged(look.rgb(kernel / 2 + 0.5), side) for kernel in shown], columns)
         scale_text = f"grey is 0, black {-scale:.3g} and white {scale:.3g} in every band"
     else:
         colours = mpl.colormaps[SIGNED]
         kernels = shown.reshape(-1, *shown.shape[2:]) / 2 + 0.5
+        side = _kernel_side(shown.shape[1])
         tiles = [
-            _enlarged(upright(colours(kernel, bytes=True)[..., :3], look.origin), _KERNEL // 2)
+            _enlarged(upright(colours(kernel, bytes=True)[..., :3], look.origin), side)
             for kernel in kernels
         ]
-        canvas = _mosaic(tiles, shown.shape[1])
+        # White is 0 here, so kernels are told apart by their distance.
+        canvas = _mosaic(tiles, shown.shape[1], gap=4)
         scale_text = (
             f"rows are filters, columns inputs; white is 0, red {scale:.3g}, blue {-scale:.3g}"
         )
@@ -133,6 +136,11 @@ def draw_top(
         for number in range(len(panels))
     }
     return _page(canvas, title, text, labels)
+
+
+def _kernel_side(columns: int) -> int:
+    """Return the side of a kernel such that so many fill the page, within reason."""
+    return min(max(_LEAST_WIDTH // columns - 4, 20), _KERNEL)
 
 
 def _limits(crops: Floats) -> tuple[float, float]:

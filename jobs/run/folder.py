@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cluster.unit import ObjectFailure, Receipt, UnitKey
 
 from ..errors import RefusedError
 from ..plan import Plan
+from ..products import consolidate
 from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
 from .catalogue import COMPLETE, QUARANTINED, write_catalogue
@@ -122,10 +122,7 @@ def finalise(run: Path, plan: Plan) -> str:
     failures.sort(key=lambda failure: failure.index)
     _write_status(run / STORE, plan.units.objects, failures)
     write_file(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
-    with warnings.catch_warnings():
-        # Readers without consolidated metadata open the store as well.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(zarr.storage.LocalStore(run / STORE))
+    consolidate(zarr.open_group(run / STORE))
     sync_tree(run / STORE)
     digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
     ended = {"passes": passes, "results_digest": digest, "finished": utc_now()}

@@ -174,9 +174,7 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         return str((folder / Path(text).expanduser()).resolve()) if "://" not in text else text
 
     updates: dict[str, Any] = {"output": resolve(job.output)}
-    survey = (
-        job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
-    )
+    survey = job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
     if survey is not None:
         places = {"path": resolve(survey.path)}
         if survey.catalogue is not None:

@@ -6,16 +6,12 @@ that it sees at its strongest position, and what in that part makes it respond (
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import zarr
-import zarr.errors
 from torch import nn
 
 from attribution.arrays import round_mantissa
@@ -23,11 +19,11 @@ from attribution.features import TopResponses
 from attribution.layers import safe_name
 from attribution.receptive_field import input_rectangles
 from attribution.relu_rules import check_relus
-from cluster.errors import StorageError
 
 from ..errors import RefusedError
 from ..maps.aggregate import Progress
 from ..maps.source import RunSource, open_source
+from ..products import consolidate, new_folder
 from ..report.layer_figures import Look, draw_top
 from ..run.folder import check_same, stored_job
 from ..specs.jobs import AttributionJob
@@ -87,20 +83,8 @@ def build_top(run: Path, *, device: str = "cpu", on_progress: Progress | None = 
         If the survey can't be read, or the lists can't be written.
     """
     work = _Work.of(run, device)
-    fresh = run / f".{TOP}-{os.getpid()}"
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        figures = work.write(fresh, on_progress)
-        shutil.rmtree(run / TOP, ignore_errors=True)
-        fresh.replace(run / TOP)
-    except OSError as error:
-        raise StorageError(
-            f"{run / TOP}: the lists can't be made ({error}); make the survey readable and the run "
-            "folder writable, then run the same command"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with new_folder(run / TOP) as folder:
+        figures = work.write(folder, on_progress)
     pictures = tuple(run / TOP / name for name in figures)
     return TopProduct(run / TOP, work.method.layers, work.method.k, pictures, work.note)
 
@@ -172,10 +156,7 @@ class _Work:
             for name, picture in self._pictures(store, found):
                 (folder / name).write_bytes(picture)
                 figures.append(name)
-        with warnings.catch_warnings():
-            # Readers without consolidated metadata open the store as well.
-            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-            zarr.consolidate_metadata(root.store)
+        consolidate(root)
         return figures
 
     def _write_pixels(

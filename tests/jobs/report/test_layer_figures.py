@@ -78,12 +78,12 @@ def test_other_filters_have_a_row_each_and_a_column_per_input(pages):
     weights[0, 0] = -2.0
     draw_filters(layer_of(weights), RED_FIRST)
     canvas, title, text, _ = pages[0]
-    side = (len(canvas) - 1) // 2
-    tile = canvas[1 + side : 2 * side, 1 + 4 * side : 5 * side].astype(int)
+    side = (len(canvas) - 4) // 2
+    tile = canvas[4 + side : 2 * side, 4 + 4 * side : 5 * side].astype(int)
     assert (tile[..., 0] - tile[..., 2] > 50).all()
-    first = canvas[1:side, 1:side].astype(int)
+    first = canvas[4:side, 4:side].astype(int)
     assert (first[..., 2] - first[..., 0] > 50).all()
-    assert canvas.shape[1] == 32 * side + 1
+    assert canvas.shape[1] == 32 * side + 4
     assert title == "0: 2 filters of 40 inputs; the first 2 and 32 are shown"
     assert "rows are filters, columns inputs; white is 0, red 2, blue -2" in text
 
