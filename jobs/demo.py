@@ -215,7 +215,7 @@ def _steps(folder: Path, subscribers: Sequence[Subscriber], sizes: DemoSizes) ->
 
     def report() -> None:
         if not reported:
-            write_report(runs, page, training=Path(training.output))
+            write_report([*runs, Path(training.output)], page)
 
     steps.append(_Step("making sky maps and mean attributions", mapped, _Cost.REPORT / 2, maps))
     steps.append(_Step("writing the report", reported, _Cost.REPORT / 2, report))

@@ -227,6 +227,31 @@ def weights(
 
 
 @app.command()
+def features(
+    run_folder: RunFolder,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option("--object", metavar="ID", help="An object; by default the first ones."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each filter puts out for chosen objects: pictures of the method feature_maps."""
+    from ..features import build_features
+
+    product = build_features(run_folder.absolute(), objects or ())
+    _print_files([str(figure) for figure in product.figures], as_json)
+
+
+@app.command()
+def draw(run_folder: RunFolder, as_json: Json = False) -> None:
+    """Show what an inceptionism run has drawn: a picture of each section's images."""
+    from ..report.inception_figures import write_inception_figures
+
+    figures = write_inception_figures(run_folder.absolute())
+    _print_files([str(figure) for figure in figures], as_json)
+
+
+@app.command()
 def status(
     run_folder: RunFolder,
     as_json: Json = False,
@@ -266,12 +291,18 @@ def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False)
 
 
 @app.command()
-def report(run_folder: RunFolder, partial: Partial = False, as_json: Json = False) -> None:
-    """Write the report: one HTML page that opens offline."""
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, side by side on one page.")
+    ],
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """Write the report, one HTML page that opens offline, into the first run's folder."""
     from ..report import write_report
 
-    folder = run_folder.absolute()
-    page = write_report([folder], folder / "report" / "index.html", partial=partial)
+    folders = [run.absolute() for run in runs]
+    page = write_report(folders, folders[0] / "report" / "index.html", partial=partial)
     _print_files([str(page)], as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from cluster.durable import write_file
 
+from ..errors import RefusedError
 from ..maps.figures import LIGHT, Ink, png
 from ..run.catalogue import COMPLETE
-from ..run.status import STORE
+from ..run.status import STORE, read_manifest
 
+FIGURES = "figures"
+"""Folder of the pictures inside the run folder."""
 _SIDE = 1.9
 """Inches of an image's side on the page."""
 _MOST_ROWS = 64
@@ -33,6 +36,20 @@ class _Picture:
     caption: str
 
 
+@dataclass(frozen=True)
+class Section:
+    """The picture of one section of a job."""
+
+    group: str
+    """The section's group in the store."""
+    method: str
+    """class_image or deep_dream."""
+    grows: str
+    """What a dream makes grow; empty for class images."""
+    png: bytes
+    """All images of the section."""
+
+
 def write_inception_figures(run: Path) -> list[Path]:
     """Draw one PNG for each section of an inceptionism run, into its folder ``figures``.
 
@@ -40,20 +57,44 @@ def write_inception_figures(run: Path) -> list[Path]:
     -------
     the files, in the order of the job file's sections
     """
+    (run / FIGURES).mkdir(exist_ok=True)
+    files = []
+    for section in draw_sections(run):
+        files.append(run / FIGURES / f"{section.group}.png")
+        write_file(files[-1], section.png)
+    return files
+
+
+def draw_sections(run: Path) -> Iterator[Section]:
+    """Draw the images of an inceptionism run, section by section.
+
+    Raises
+    ------
+    RefusedError
+        If this is a run of another kind, or it is not finished.
+    """
+    manifest = read_manifest(run)
+    if manifest["kind"] != "inceptionism":
+        raise RefusedError(
+            f"{run}: a run of kind {manifest['kind']} has drawn no images; give one of kind "
+            "inceptionism"
+        )
+    if not manifest.get("results_digest"):
+        raise RefusedError(f"{run}: the run is not finished; finish it: occulta resume {run}")
     job: dict[str, Any] = yaml.safe_load((run / "job.yaml").read_text(encoding="utf-8"))
     survey = job["survey"]
     # Bands of flux come from blue to red; pictures are red, green, blue already.
     flip = survey is None or survey["format"] != "images"
-    (run / "figures").mkdir(exist_ok=True)
-    files = []
     with xr.open_datatree(run / STORE, engine="zarr", chunks=None) as results:
         for section in job["images"]:
-            group = section["name"] or section["method"]
-            draw = class_image_grid if section["method"] == "class_image" else dream_grid
-            path = run / "figures" / f"{group}.png"
-            write_file(path, draw(results, group, blue_first=flip))
-            files.append(path)
-    return files
+            method, group = section["method"], section["name"] or section["method"]
+            if method == "class_image":
+                png, grows = class_image_grid(results, group, blue_first=flip), ""
+            else:
+                png = dream_grid(results, group, blue_first=flip)
+                long_name = str(_array(results, f"{group}/score").attrs["long_name"])
+                grows = long_name.removesuffix(" for the dream")
+            yield Section(group, method, grows, png)
 
 
 def class_image_grid(

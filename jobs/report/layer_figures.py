@@ -26,9 +26,11 @@ Floats = NDArray[np.floating]
 
 _DPI = 120
 _GREY, _WHITE = 128, 255
-_MOST_FILTERS, _MOST_INPUTS = 256, 32
+_MOST_FILTERS, _MOST_INPUTS, _MOST_MAPS = 256, 32, 64
 _KERNEL, _CROP = 72, 56
 """Sides of a kernel, at most, and of a crop in a picture, in pixels, about."""
+_MAP, _WIDTH = 64, 1400
+"""Sides of a feature map, about, and of a row of objects, at most."""
 _LABEL, _HEADER, _LEAST_WIDTH = 16, 44, 720
 """Pixels for a filter's number, for the title, and of the narrowest picture."""
 
@@ -136,6 +138,47 @@ def draw_top(
         for number in range(len(panels))
     }
     return _page(canvas, title, text, labels)
+
+
+def draw_features(layer: str, maps_Fyx: Mapping[str, Floats], look: Look = Look()) -> bytes:
+    """Draw what the filters of a layer put out for some objects as PNG, all on one scale.
+
+    Parameters
+    ----------
+    layer : its name, for the title
+    maps_Fyx : output of the layer by the object's identifier
+    look : which way is up
+    """
+    shown = {name: maps[:_MOST_MAPS] for name, maps in maps_Fyx.items()}
+    filters = len(next(iter(maps_Fyx.values())))
+    values = np.concatenate([maps.ravel() for maps in shown.values()]).astype(np.float64)
+    signed = bool(values.min() < 0)
+    scale = float(np.percentile(np.abs(values), 99.8)) or 1.0
+    colours = mpl.colormaps[SIGNED if signed else "inferno"]
+    columns = math.ceil(math.sqrt(min(filters, _MOST_MAPS)))
+    panels = []
+    for maps in shown.values():
+        shares = maps / (2 * scale) + 0.5 if signed else maps / scale
+        tiles = [
+            _enlarged(upright(colours(share, bytes=True)[..., :3], look.origin), _MAP)
+            for share in np.clip(shares, 0, 1)
+        ]
+        panels.append(_mosaic(tiles, columns, gap=2))
+    beside = max(1, min(len(panels), _WIDTH // panels[0].shape[1]))
+    title = f"{layer}: output of {filters} filters"
+    if filters > _MOST_MAPS:
+        title += f", the first {_MOST_MAPS} are shown"
+    height, width = (size + _LABEL for size in panels[0].shape[:2])
+    labels = {
+        (number % beside * width + _LABEL, number // beside * height + _LABEL - 3): name
+        for number, name in enumerate(shown)
+    }
+    text = (
+        f"white is 0, red {scale:.3g}, blue {-scale:.3g}"
+        if signed
+        else (f"black is 0, the brightest yellow {scale:.3g} or more")
+    )
+    return _page(_mosaic(panels, beside, gap=_LABEL), title, text, labels)
 
 
 def _kernel_side(columns: int) -> int:

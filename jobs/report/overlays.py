@@ -71,7 +71,8 @@ def class_grids(
     columns = 1 + max(
         (len(facts.source.maps) + len(facts.source.class_maps) for facts in runs), default=0
     )
-    each = min(2, max(1, MAX_TILES // (len(runs) * len(classes) * columns * 3)))
+    tiles = len(runs) * len(classes) * columns * 3
+    each = min(2, max(1, MAX_TILES // max(1, tiles)))
     chosen = [
         {
             name: choose_examples(facts, facts.classes.index(name), each)

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from markupsafe import Markup
 from cluster.errors import StorageError
 
 from ..errors import RefusedError
+from ..run.status import read_manifest
 from . import figures, readings
 from .class_maps import Swatch, swatches
 from .facts import RunFacts, count_status, load_facts, read_quarantine
+from .gallery import Shelf, inception_shelves, network_shelves, run_shelves
 from .localisation import localise
 from .numbers import measured, other_arrays
 from .overlays import class_grids
@@ -28,6 +30,7 @@ from .pixels import ReadPixels, read_survey_pixels
 from .tiles import colour_bar
 from .trust import judge
 
+_KINDS = ("attribution", "inceptionism", "training")
 MAX_QUARANTINE_ROWS = 200
 MAX_JOB_TEXT = 20_000
 """Characters of a job file that are shown."""
@@ -37,7 +40,6 @@ def write_report(
     runs: Sequence[Path],
     out: Path,
     *,
-    training: Path | None = None,
     partial: bool = False,
     read_pixels: ReadPixels = read_survey_pixels,
 ) -> Path:
@@ -45,9 +47,9 @@ def write_report(
 
     Parameters
     ----------
-    runs : folders of attribution runs; maps that are missing or stale are aggregated in memory
+    runs : folders of attribution runs, whose maps are aggregated in memory if they are missing or
+        stale; of inceptionism runs, for their images; and of training runs, for their curves
     out : the file to write; its folder is made
-    training : folder of the training run behind the network, for its curves
     partial : report unfinished runs, too; the page says so
     read_pixels : where the pictures of galaxies come from
 
@@ -58,15 +60,15 @@ def write_report(
     Raises
     ------
     RefusedError
-        If there is no run, one is no attribution run, or it isn't finished and `partial` is not
-        set, or the training run has no history.
+        If there is no run, one has nothing to report, or it isn't finished and `partial` is not
+        set, or a training run has no history.
     StorageError
         If the file can't be written.
     """
     if not runs:
         raise RefusedError("report: no run is given; give the folder of at least one")
-    facts = _distinct([load_facts(path, partial=partial) for path in runs])
-    html = render(facts, read_history(training) if training else {}, read_pixels)
+    content = gather_content(runs, partial=partial)
+    html = render(content, read_pixels)
     fresh = out.with_name(f".{out.name}-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +83,45 @@ def write_report(
     return out
 
 
-def render(
-    runs: Sequence[RunFacts], history: Mapping[str, list[float]], read_pixels: ReadPixels
-) -> str:
-    """Return the page for runs with distinct names."""
+@dataclass(frozen=True)
+class Content:
+    """What a page is about."""
+
+    runs: tuple[RunFacts, ...]
+    """Attribution runs, with distinct names."""
+    drawn: Mapping[str, Path]
+    """Folders of inceptionism runs, by name."""
+    trained: Mapping[str, Path]
+    """Folders of training runs, by name."""
+
+    @property
+    def title(self) -> str:
+        """What the page is called."""
+        named = [facts.name for facts in self.runs] or [*self.drawn, *self.trained]
+        return " and ".join(named)
+
+
+def gather_content(paths: Sequence[Path], *, partial: bool) -> Content:
+    """Sort runs by their kind, and read what the page needs of attribution runs."""
+    folders: dict[str, dict[str, Path]] = {kind: {} for kind in _KINDS}
+    for path in paths:
+        manifest = read_manifest(path)
+        kind, name = manifest["kind"], str(manifest["name"])
+        if kind not in folders:
+            raise RefusedError(
+                f"{path}: a run of kind {kind}; a report needs kind {' or '.join(_KINDS)}"
+            )
+        # A page may have several runs of one name; attribution runs are numbered below.
+        taken = kind == "attribution" or name in folders[kind]
+        folders[kind][str(path) if taken else name] = path
+    attribution, drawn, trained = (folders[kind] for kind in _KINDS)
+    facts = _distinct([load_facts(path, partial=partial) for path in attribution.values()])
+    return Content(tuple(facts), drawn, trained)
+
+
+def render(content: Content, read_pixels: ReadPixels) -> str:
+    """Return the page."""
+    runs = content.runs
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jobs.report", "templates"),
         autoescape=True,
@@ -101,12 +138,13 @@ def render(
     localised = {facts.name: localise(facts) for facts in runs}
     trusted = [judge(facts, localised[facts.name]) for facts in runs]
     return environment.get_template("report.html.j2").render(
-        title=" and ".join(facts.name for facts in runs),
+        title=content.title,
         policy=_policy(style, script),
         style=style,
         script=script,
         runs=[_overview(facts) for facts in runs],
-        headline=readings.headline(runs),
+        headline=readings.headline(runs) if runs else "",
+        shelves=_shelves(content),
         grids=grids,
         scales=scales,
         class_maps=_class_legends(runs),
@@ -123,8 +161,24 @@ def render(
             for name, rows in localised.items()
             if rows
         ],
-        training=figures.training_charts(history),
+        training=[
+            {"run": name, "charts": figures.training_charts(read_history(path))}
+            for name, path in content.trained.items()
+        ],
     )
+
+
+def _shelves(content: Content) -> list[Shelf]:
+    found = [shelf for facts in content.runs for shelf in run_shelves(facts)]
+    found += [
+        shelf for name, run in content.drawn.items() for shelf in inception_shelves(run, name)
+    ]
+    found += [
+        shelf for name, run in content.trained.items() for shelf in network_shelves(run, name)
+    ]
+    # All of one sort together, whatever run they are of.
+    order = list(dict.fromkeys(shelf.title for shelf in found))
+    return sorted(found, key=lambda shelf: order.index(shelf.title))
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:

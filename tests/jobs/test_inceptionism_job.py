@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,12 +23,15 @@ from cluster.ledger import Ledger
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
+from jobs.report import write_report
 from jobs.report.inception_figures import _colours, write_inception_figures
 from jobs.run.execute import execute
 from jobs.run.status import read_status
 from jobs.specs.inceptionism import IMAGES
 from jobs.specs.jobs import InceptionismJob, SimulationJob
+from jobs.specs.load import load_job
 from jobs.specs.survey import PreprocessSpec
+from jobs.specs.template import job_template
 from jobs.survey import Preprocess
 from jobs.work.inception_arrays import survey_units
 from training.checkpoints import load_weights, save_weights
@@ -451,3 +455,51 @@ def test_a_picture_shows_the_pixels_of_the_image(run):
     shown = _colours(results, "class_image", "image", 4, blue_first=True)
     expected = (group["image"].values[4] - low[:, None, None]) / (high - low)[:, None, None]
     np.testing.assert_allclose(shown, np.moveaxis(expected[::-1], 0, -1).clip(0, 1), atol=1e-6)
+
+
+def test_the_report_of_the_run_shows_its_pictures(run, folder):
+    html = write_report([run], folder / "report.html").read_text("utf-8")
+    assert re.findall(r'alt="((?:Class images|Dreams)[^"]*)"', html) == [
+        "Class images of see: class_image",
+        "Dreams of see: deep_dream",
+        "Dreams of see: barred",
+    ]
+    assert "so that the L2 norm of the output of layer features.1 grows" in html
+    assert "so that the logit of the class grows" in html
+
+
+def test_pictures_of_another_kind_of_run_are_refused(folder):
+    with pytest.raises(RefusedError, match="a run of kind simulation has drawn no images"):
+        write_inception_figures(folder / "survey")
+
+
+# The job file
+
+
+def test_paths_in_a_job_file_are_relative_to_it(tmp_path):
+    text = job_template("inceptionism").replace("weights: model", "weights: ../model")
+    (tmp_path / "job.yaml").write_text(text)
+    loaded = load_job(tmp_path / "job.yaml")
+    assert loaded.network.weights == str(tmp_path.parent / "model.safetensors")
+    assert loaded.survey.path == str(tmp_path / "cutouts")
+    assert loaded.output == str(tmp_path / "runs/my-images")
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (
+            "images.0.method=class_images",
+            r"images\[0\].*'class_images' is unknown; did you mean",
+        ),
+        ("images.0.stepps=3", r"images\[0\].stepps.*did you mean 'steps'"),
+        (
+            "images.1.method=occlusion",
+            r"'occlusion' is unknown; use one of class_image",
+        ),
+    ],
+)
+def test_mistakes_in_a_job_file_are_told_with_their_place(tmp_path, change, fact):
+    (tmp_path / "job.yaml").write_text(job_template("inceptionism"))
+    with pytest.raises(RefusedError, match=fact):
+        load_job(tmp_path / "job.yaml", [change])

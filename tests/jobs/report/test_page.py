@@ -59,22 +59,29 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
+def training_run(folder: Path) -> Path:
+    """Make a finished training run without a history."""
+    training = folder / "training"
+    training.mkdir()
+    manifest = {"kind": "training", "name": "network", "results_digest": "cd" * 32}
+    (training / "manifest.json").write_text(json.dumps(manifest))
+    return training
+
+
 @pytest.fixture(scope="module")
 def two(make_content: Make, write_run: Write, read_pixels: Any) -> tuple[Any, Any, str]:
     first = make_content(objects=90, seed=1)
     second = make_content(objects=70, seed=2).but(name="survey-b")
     second.logit[second.label == "spiral", 0] += 4.0
     folder = write_run(first, "out")
-    training = folder / "training"
-    training.mkdir()
+    training = training_run(folder)
     (training / "history.csv").write_text(
         "epoch,train_loss,validation_loss,train_accuracy,validation_accuracy\n"
         "1,1.2,1.1,0.4,0.5\n2,0.8,0.7,0.6,0.71\n3,0.5,0.9,0.8,0.69\n"
     )
     out = write_report(
-        [folder, write_run(second)],
+        [folder, write_run(second), training],
         folder / "report" / "index.html",
-        training=training,
         read_pixels=read_pixels,
     )
     return first, second, out.read_text(encoding="utf-8")
@@ -318,11 +325,12 @@ def test_a_training_run_without_a_readable_history_is_refused(
     history: str | None,
     fact: str,
 ) -> None:
+    training = training_run(tmp_path)
     if history is not None:
-        (tmp_path / "history.csv").write_text(history)
+        (training / "history.csv").write_text(history)
     run = write_run(off_the_sky(make_content()))
     with pytest.raises(RefusedError, match=fact):
-        write_report([run], tmp_path / "r.html", training=tmp_path, read_pixels=read_pixels)
+        write_report([run, training], tmp_path / "r.html", read_pixels=read_pixels)
 
 
 def test_no_run_is_refused(tmp_path: Path) -> None:
