@@ -148,7 +148,8 @@ def _recall_line(a: RunFacts, b: RunFacts) -> str:
 
 
 def _evidence_line(facts: RunFacts) -> str:
-    found = next((entry for entry in localise(facts) if entry.method == _METHOD), None)
+    localised = {(entry.feature.mask, entry.method): entry for entry in localise(facts)}
+    found = localised.get(("bar", _METHOD))
     if found is None:
         return ""
     return (

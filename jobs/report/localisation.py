@@ -15,17 +15,38 @@ from .facts import Floats, RunFacts
 from .rows import gather, pixel_maps
 
 MAX_OBJECTS = 2000
-"""Objects with a mask that are looked at, the first ones of the catalogue."""
+"""Objects that are looked at for a feature, the first ones of the catalogue."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature that a simulated survey has masks of."""
+
+    mask: str
+    """Array of the survey's group ``truth``."""
+    words: str
+    """What it is called."""
+    of_class: str
+    """Part of the name of the class that it makes; empty if any object may have it."""
+
+
+FEATURES = (
+    Feature("bar", "bar", "bar"),
+    Feature("arms", "spiral arms", "spiral"),
+    Feature("shortcut", "planted stamp", ""),
+)
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """How much of a method's positive evidence lies inside the bars."""
+    """How much of a method's positive evidence lies inside a feature."""
 
+    feature: Feature
+    """The feature."""
     method: str
     """The method."""
     objects: int
-    """Galaxies with a bar, whose bar class is explained."""
+    """Galaxies with the feature, whose class is explained."""
     evidence: float
     """Mean share of the positive attribution inside the mask."""
     error: float
@@ -40,36 +61,41 @@ class Localisation:
 
 
 def localise(facts: RunFacts) -> list[Localisation]:
-    """Compare positive evidence with the truth masks of bars, for each method.
+    """Compare positive evidence with the survey's truth masks, for each feature and method.
 
-    Only objects that the network takes for what they are: a map for another class says nothing
-    about the bar.
+    Of features that make a class, only objects of that class count that the network takes for what
+    they are: a map for another class says nothing about the bar. A planted stamp counts in all
+    objects that have it.
 
     Returns
     -------
-    One entry per method; empty where there is no truth, or it has other pixels than the maps.
+    One entry per feature and method; empty where there is no truth, or it has other pixels than
+    the maps.
     """
-    masks = truth_masks(facts.source)
-    if masks is None or not facts.source.has("catalogue/row"):
-        return []
-    barred = _barred(facts)
-    found = []
-    for name, array in facts.source.maps.items():
-        shares = _shares(facts.source, name, masks, barred) if array.explains else []
-        if shares:
-            inside, area = np.array(shares).T
-            found.append(_average(name, inside, area))
+    found: list[Localisation] = []
+    if not facts.source.has("catalogue/row"):
+        return found
+    for feature in FEATURES:
+        masks = truth_masks(facts.source, feature)
+        if masks is None:
+            continue
+        rows = _rows(facts, feature)
+        for name, array in facts.source.maps.items():
+            shares = _shares(facts.source, name, masks, rows) if array.explains else []
+            if shares:
+                inside, area = np.array(shares).T
+                found.append(_average(feature, name, inside, area))
     return found
 
 
-def _average(method: str, inside: Floats, area: Floats) -> Localisation:
+def _average(feature: Feature, method: str, inside: Floats, area: Floats) -> Localisation:
     n = len(inside)
     error = float(inside.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Localisation(method, n, float(inside.mean()), error, float(area.mean()))
+    return Localisation(feature, method, n, float(inside.mean()), error, float(area.mean()))
 
 
-def truth_masks(source: RunSource) -> zarr.Array[Any] | None:
-    """Return the bar masks (object, y, x) of a simulated survey, if this is one."""
+def truth_masks(source: RunSource, feature: Feature) -> zarr.Array[Any] | None:
+    """Return a feature's masks (object, y, x) of a simulated survey, if it has some."""
     survey = source.job.get("survey") or {}
     if survey.get("format") != "simulated":
         return None
@@ -77,17 +103,19 @@ def truth_masks(source: RunSource) -> zarr.Array[Any] | None:
         root = zarr.open_group(Path(str(survey.get("path"))) / "results.zarr", mode="r")
     except (OSError, ValueError):
         return None
-    masks = root.get("truth/bar")
+    masks = root.get(f"truth/{feature.mask}")
     return masks if isinstance(masks, zarr.Array) else None
 
 
-def _barred(facts: RunFacts) -> NDArray[np.int64]:
-    """Return the rows of objects labelled and recognised as barred."""
-    name = next((c for c in facts.classes if "bar" in c.lower()), None)
+def _rows(facts: RunFacts, feature: Feature) -> NDArray[np.int64]:
+    """Return the rows of objects that may have a feature that matters for their class."""
+    if not feature.of_class:
+        return facts.rows[np.flatnonzero(facts.complete)[:MAX_OBJECTS]]
+    name = next((c for c in facts.classes if feature.of_class in c.lower()), None)
     if name is None:
         return np.empty(0, np.int64)
-    barred = facts.correct & (facts.label == facts.classes.index(name))
-    return facts.rows[np.flatnonzero(barred)[:MAX_OBJECTS]]
+    recognised = facts.correct & (facts.label == facts.classes.index(name))
+    return facts.rows[np.flatnonzero(recognised)[:MAX_OBJECTS]]
 
 
 def _shares(

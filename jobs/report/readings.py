@@ -159,12 +159,15 @@ def concentration(method: str, means: Sequence[tuple[RunFacts, Binned]]) -> str:
 
 
 def localisation(run: str, found: Sequence[Localisation]) -> str:
-    """Say how much evidence lies in the bars against their area."""
-    best = max(found, key=lambda entry: entry.gain)
-    return (
-        f"{run}: {best.evidence:.0%} of the positive evidence of {readable(best.method)} lies in "
-        f"the bar, which covers {best.area:.1%} of the image: {best.gain:.1f} times its share."
-    )
+    """Say how much evidence lies in each feature against its area, where that is most."""
+    parts = []
+    for feature in dict.fromkeys(entry.feature for entry in found):
+        best = max((e for e in found if e.feature == feature), key=lambda entry: entry.gain)
+        parts.append(
+            f"{best.evidence:.0%} of the positive evidence of {readable(best.method)} lies in the "
+            f"{feature.words}, {best.area:.1%} of the image: {best.gain:.1f} times its share"
+        )
+    return f"{run}: {'; '.join(parts)}."
 
 
 def training(history: dict[str, list[float]]) -> str:

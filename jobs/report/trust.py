@@ -81,7 +81,7 @@ def judge(facts: RunFacts, localised: Sequence[Localisation]) -> Trust | None:
     ]
     if not judged:
         return None
-    columns = [column for column in (*judged, _gaps(facts), _truth(localised)) if column.scores]
+    columns = [column for column in (*judged, _gaps(facts), *_truth(localised)) if column.scores]
     methods = dict.fromkeys(name for column in columns for name in column.scores)
     return Trust(
         run=facts.name,
@@ -162,9 +162,19 @@ def _gaps(facts: RunFacts) -> Column:
     return Column("Completeness gap [logit]", note, "low", scores)
 
 
-def _truth(localised: Sequence[Localisation]) -> Column:
-    scores = {entry.method: Estimate(entry.evidence, entry.error) for entry in localised}
-    return Column("Evidence in the bar", "share of the positive evidence; high", "high", scores)
+def _truth(localised: Sequence[Localisation]) -> list[Column]:
+    """One column per feature. Evidence in a planted stamp is no merit: nothing is good there."""
+    columns = []
+    for feature in dict.fromkeys(entry.feature for entry in localised):
+        scores = {
+            entry.method: Estimate(entry.evidence, entry.error)
+            for entry in localised
+            if entry.feature == feature
+        }
+        good: Literal["high"] | None = "high" if feature.of_class else None
+        note = f"share of the positive evidence{'; high' if good else ''}"
+        columns.append(Column(f"Evidence in the {feature.words}", note, good, scores))
+    return columns
 
 
 def _curve(facts: RunFacts, name: str) -> Chart | None:

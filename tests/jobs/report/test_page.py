@@ -358,6 +358,10 @@ def simulated_run(make_content: Make, write_run: Write, folder: Path) -> tuple[A
     maps = np.where(inside, 9.0, 1.0) * np.ones((40, 2, 12, 12))
     maps[:, :, 0, 0] = -50.0
     maps[inside[:, :1, 0, 0].repeat(2, axis=1), 0, 0] = 9.0
+    stamp = root.create_array(
+        "truth/shortcut", shape=(40, 12, 12), dtype="bool", chunks=(8, 12, 12)
+    )
+    stamp[:, 11, :4] = True
     content = off_the_sky(content).but(
         maps={"integrated_gradients": maps},
         columns={"row": rows},
@@ -374,7 +378,9 @@ def test_evidence_is_compared_with_the_truth(
     # 12 of 144 pixels are in the bar: 108 of 108 + 131 (or 132, with the corner) of the evidence.
     words = Page(html).words
     assert "45% of the positive evidence of integrated gradients lies in the bar" in words
-    assert "covers 8.3% of the image: 5.4 times its share" in words
+    assert "in the bar, 8.3% of the image: 5.4 times its share" in words
+    # Stamps count whatever the class: 4 pixels in each complete object.
+    assert "lies in the planted stamp, 2.8% of the image: 0.6 times its share" in words
 
 
 def test_galaxies_come_from_the_survey_by_the_rows_of_the_run(

@@ -12,7 +12,7 @@ import zarr
 from cluster.errors import VerificationError
 from jobs.report import write_report
 from jobs.report.facts import load_facts
-from jobs.report.localisation import Localisation
+from jobs.report.localisation import FEATURES, Localisation
 from jobs.report.numbers import measured, other_arrays
 from jobs.report.statistics import Estimate
 from jobs.report.trust import judge
@@ -173,13 +173,18 @@ def test_the_sentence_may_trust_none_or_have_nothing_to_compare() -> None:
 
 
 def test_truth_is_a_column_too(judged: tuple[dict[str, np.ndarray], Path]) -> None:
+    bar, _, stamp = FEATURES
     found = [
-        Localisation("occlusion", 9, 0.2, 0.01, 0.1),
-        Localisation("integrated_gradients", 9, 0.4, 0.01, 0.1),
+        Localisation(bar, "occlusion", 9, 0.2, 0.01, 0.1),
+        Localisation(bar, "integrated_gradients", 9, 0.4, 0.01, 0.1),
+        Localisation(stamp, "occlusion", 20, 0.5, 0.01, 0.1),
     ]
     trust = judge(load_facts(judged[1], partial=False), found)
     assert trust is not None
-    assert trust.columns[-1].best == "integrated_gradients"
+    in_bar, in_stamp = trust.columns[-2:]
+    assert in_bar.best == "integrated_gradients"
+    # To look at the stamp is no merit of a map.
+    assert (in_stamp.title, in_stamp.best) == ("Evidence in the planted stamp", None)
     assert trust.methods == (*JUDGED, "occlusion")
 
 
