@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attribution import GradientXInput, IntegratedGradients, Occlusion, Saliency, explain
+from attribution.batch import Needs
+from attribution.explain import make_batch
+from attribution.fills import canvas
 
 CLASSES = 4
 TOLERANCE = 1e-6
@@ -151,8 +154,11 @@ def integrated_gradients(draw):
     rule = draw(st.sampled_from(list(RULES)))
     # riemann_left looks at the baseline itself. On a grey image all neighbours tie in max-pooling
     # but for rounding, which the number of rows of a pass changes; on a black one the tie is exact.
-    baseline = "black" if rule == "riemann_left" else draw(st.sampled_from(["black", 0.7]))
-    return IntegratedGradients(draw(st.integers(2, 12)), rule, baseline)
+    choices = ["black"] if rule == "riemann_left" else ["black", 0.7, "blur", "sky_noise"]
+    baseline = draw(st.sampled_from(choices))
+    draws = draw(st.integers(1, 3)) if baseline == "sky_noise" else 1
+    steps = draw(st.integers(2, 12))
+    return IntegratedGradients(steps, rule, baseline, blur_sigma=2.0, draws=draws)
 
 
 @precisions
@@ -164,14 +170,25 @@ def test_integrated_gradients(precision, case, method):
 
 def check_integrated_gradients(case, method, precision):
     found = ours(case, method, precision)["attribution"]
-    reference = theirs(
-        case,
-        captum.attr.IntegratedGradients,
-        baselines=0.0 if method.baseline == "black" else method.baseline,
-        n_steps=method.steps,
-        method=RULES[method.rule],
+    fill = 0.0 if method.baseline == "black" else method.baseline
+    names = [str(n) for n in range(len(case.images))]
+    batch = make_batch(case.network, case.images, names, len(case.images), seed=0, needs=Needs())
+    reference = sum(
+        theirs(
+            case,
+            captum.attr.IntegratedGradients,
+            baselines=torch.stack(
+                [
+                    canvas(batch, n, fill, blur_sigma=method.blur_sigma, draw=d).expand_as(image)
+                    for n, image in enumerate(case.images)
+                ]
+            ),
+            n_steps=method.steps,
+            method=RULES[method.rule],
+        )
+        for d in range(method.draws)
     )
-    assert_agrees(case, found, reference, precision)
+    assert_agrees(case, found, reference / method.draws, precision)
 
 
 @precisions

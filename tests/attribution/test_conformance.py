@@ -28,11 +28,22 @@ class TestSaliency(MethodConformance):
 
 
 class TestIntegratedGradients(MethodConformance):
-    methods = st.builds(
-        IntegratedGradients,
-        steps=st.integers(2, 22),
-        rule=st.sampled_from(RULES),
-        baseline=st.sampled_from(["black", 0.5, -1]),
+    methods = st.one_of(
+        st.builds(
+            IntegratedGradients,
+            steps=st.integers(2, 22),
+            rule=st.sampled_from(RULES),
+            baseline=st.sampled_from(["black", 0.5, (0.5, -1.0), "image_mean", "blur"]),
+            blur_sigma=st.just(1.5),
+            tolerance=st.sampled_from([None, 0.02, 0.3]),
+            max_steps=st.just(44),
+        ),
+        st.builds(
+            IntegratedGradients,
+            steps=st.integers(2, 9),
+            baseline=st.just("sky_noise"),
+            draws=st.integers(1, 4),
+        ),
     )
 
 

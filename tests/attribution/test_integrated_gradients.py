@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attribution import IntegratedGradients, explain
-from attribution.integrated_gradients import QuadratureRule, quadrature
+from attribution.batch import Needs
+from attribution.explain import make_batch
+from attribution.fills import canvas
+from attribution.quadrature import QuadratureRule, quadrature
 
 RULES = get_args(QuadratureRule)
 
@@ -158,9 +161,143 @@ def test_the_error_estimate_bounds_and_follows_the_true_error(rule):
     [
         ({"steps": 1}, "steps is 1; the path needs 2 nodes or more"),
         ({"rule": "simpson"}, "rule is 'simpson'; choose one of gauss_legendre, midpoint"),
-        ({"baseline": "white"}, "baseline is 'white'; choose black or a number"),
+        (
+            {"baseline": "white"},
+            "baseline is 'white'; choose a finite number, .* or black, image_m",
+        ),
+        ({"baseline": float("nan")}, "baseline is nan; choose a finite number"),
+        ({"baseline": "blur", "blur_sigma": 0.0}, r"blur_sigma is 0.0; choose 0.1 to 1000 pixels"),
+        ({"draws": 0}, "draws is 0; take 1 or more"),
+        (
+            {"draws": 3, "baseline": "blur"},
+            "draws is 3, but all draws of baseline 'blur' are",
+        ),
+        ({"tolerance": 0.0}, "tolerance is 0.0; choose a number above 0"),
+        ({"tolerance": 0.1, "max_steps": 49}, "max_steps is 49, less than steps, 50; raise it"),
+        (
+            {"tolerance": 0.1, "baseline": "sky_noise", "draws": 2},
+            "more steps, which don't bring draws closer",
+        ),
     ],
 )
 def test_parameters_without_meaning_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         IntegratedGradients(**parameters)
+
+
+# Baselines
+
+
+def baselines_of(images, fill, draws=1, **parameters):
+    """The baselines of each object, (N, draws, C, H, W), in the objects' type."""
+    ids = [str(n) for n in range(len(images))]
+    batch = make_batch(None, images, ids, len(images), seed=0, needs=Needs())
+    found = [
+        [canvas(batch, n, fill, draw=d, **parameters).expand_as(images[n]) for d in range(draws)]
+        for n in range(len(images))
+    ]
+    return torch.stack([torch.stack(row) for row in found])
+
+
+@pytest.mark.parametrize("baseline", [(0.5, -2.0), "image_mean", "blur", "sky_noise"])
+def test_a_linear_network_gives_weight_times_step_from_any_baseline(baseline, linear, some_images):
+    network, weights = linear
+    method = IntegratedGradients(3, "midpoint", baseline, blur_sigma=1.5)
+    arrays = explain(
+        network, some_images, method, targets=[1, 2], precision="float64", channels="keep",
+        micro_batch=4,
+    )  # fmt: skip
+    begin = baselines_of(some_images, baseline, blur_sigma=1.5)
+    expected = ((some_images[:, None] - begin) * weights[[1, 2]]).numpy()
+    np.testing.assert_allclose(arrays["attribution"], expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(arrays["completeness_gap"], 0, atol=1e-12)
+
+
+def test_draws_are_averaged_with_steps_of_their_own(linear, some_images):
+    network, weights = linear
+    method = IntegratedGradients(2, baseline="sky_noise", draws=5)
+    arrays = explain(
+        network, some_images, method, targets=0, precision="float64", channels="keep", micro_batch=4
+    )
+    begin = baselines_of(some_images, "sky_noise", draws=5, blur_sigma=8.0)
+    step = (some_images[:, None] - begin).mean(dim=1)
+    expected = (step * weights[0]).numpy()
+    np.testing.assert_allclose(arrays["attribution"][:, 0], expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(arrays["completeness_gap"], 0, atol=1e-12)
+    # Of a linear network the paths are exact: what the estimate shows is the spread of the draws.
+    maps = (some_images[:, None] - begin) * weights[0]
+    spread = (maps[:, 0::2].mean(dim=1) - maps[:, 1::2].mean(dim=1)).flatten(1).norm(dim=1)
+    expected = (spread / maps.mean(dim=1).flatten(1).norm(dim=1)).numpy()
+    np.testing.assert_allclose(arrays["error_estimate"][:, 0], expected, rtol=1e-10)
+
+
+def test_the_gap_refers_to_the_mean_over_draws():
+    network, images = rectifier_network()
+    images = images[:4]
+    method = IntegratedGradients(4, baseline="sky_noise", draws=3)
+    arrays = explain(network, images, method, targets="all", precision="float64", micro_batch=4)
+    begin = baselines_of(images, "sky_noise", draws=3, blur_sigma=8.0)
+    with torch.no_grad():
+        start = torch.stack([network(row) for row in begin]).mean(dim=1)
+        difference = (network(images) - start).numpy()
+    gap = arrays["attribution"].sum(axis=(2, 3)) - difference
+    np.testing.assert_allclose(arrays["completeness_gap"], gap, atol=1e-12)
+
+
+def test_a_baseline_with_another_number_of_channels_is_refused(linear, some_images):
+    method = IntegratedGradients(3, baseline=(0.1, 0.2, 0.3))
+    with pytest.raises(ValueError, match="baseline has 3 values, the image has 2 channels"):
+        explain(linear[0], some_images, method)
+
+
+# Refinement
+
+
+def test_objects_are_refined_until_the_estimate_is_met_or_steps_run_out():
+    network, images = rectifier_network()
+    tolerance, most = 0.1, 64
+    method = IntegratedGradients(4, "midpoint", tolerance=tolerance, max_steps=most)
+    targets = [0, 2]
+    found = explain(network, images, method, targets=targets, precision="float64", micro_batch=16)
+    levels = {
+        steps: explain(
+            network,
+            images,
+            IntegratedGradients(steps, "midpoint"),
+            targets=targets,
+            precision="float64",
+            micro_batch=16,
+        )
+        for steps in (4, 8, 16, 32, 64)
+    }
+    assert len(set(found["steps"].ravel().tolist())) > 2
+    for place, used in np.ndenumerate(found["steps"]):
+        for name in ("attribution", "completeness_gap", "error_estimate"):
+            np.testing.assert_array_equal(found[name][place], levels[used][name][place])
+        assert used == most or found["error_estimate"][place] <= tolerance
+        for fewer in (steps for steps in levels if steps < used):
+            assert levels[fewer]["error_estimate"][place] > tolerance
+
+
+def test_an_object_is_refined_the_same_in_any_company():
+    network, images = rectifier_network()
+    method = IntegratedGradients(4, "midpoint", tolerance=0.03, max_steps=32)
+
+    def refined(rows, ids):
+        return explain(
+            network, images[rows], method, ids=ids, precision="float64", micro_batch=8
+        )  # fmt: skip
+
+    together = refined(slice(0, 8), [str(n) for n in range(8)])
+    for n in range(8):
+        alone = refined(slice(n, n + 1), [str(n)])
+        for name, values in alone.items():
+            np.testing.assert_array_equal(values[0], together[name][n])
+
+
+def test_a_target_that_an_object_lacks_asks_for_nothing():
+    network, images = rectifier_network()
+    method = IntegratedGradients(4, "midpoint", tolerance=1e-9, max_steps=8)
+    labels = torch.tensor([-1, 1])
+    arrays = explain(network, images[:2], method, targets="label", labels=labels)
+    assert arrays["steps"].tolist() == [[-1], [8]]

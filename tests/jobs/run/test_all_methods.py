@@ -41,7 +41,7 @@ network:
 methods:
   - {method: occlusion, window: 16, stride: 8}
   - {method: gradient_x_input}
-  - {method: integrated_gradients, steps: 4, rule: midpoint}
+  - {method: integrated_gradients, steps: 4, rule: midpoint, tolerance: 0.2, max_steps: 16}
   - {method: saliency}
   - {method: smoothgrad, samples: 5}
   - {method: vargrad, samples: 5}
