@@ -1,4 +1,4 @@
-"""Feature maps of chosen objects as pictures: what each filter of a layer puts out."""
+"""What the filters of layers do for chosen objects, as pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from .errors import RefusedError
 from .maps.source import COMPLETE, RunSource, open_source
 from .products import new_folder
-from .report.feature_figures import draw_layers, feature_layers
+from .report.feature_figures import draw_layers, layer_arrays
 
 FEATURES = "features"
 """Folder of the pictures inside the run folder."""
@@ -21,7 +21,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class FeaturesProduct:
-    """Pictures of feature maps, and where they were written."""
+    """Pictures of layers, and where they were written."""
 
     objects: tuple[str, ...]
     """Identifiers of the objects."""
@@ -30,22 +30,22 @@ class FeaturesProduct:
 
 
 def build_features(run: Path, ids: Sequence[str] = ()) -> FeaturesProduct:
-    """Draw the feature maps of some objects, a picture per layer, into RUN/features.
+    """Draw feature maps, and responses under occlusion, of some objects into RUN/features.
 
     Parameters
     ----------
-    run : folder of an attribution run whose job has the method feature_maps
+    run : folder of an attribution run with the method feature_maps, or occlusion with layers
     ids : identifiers of the objects; by default the first ones with results
 
     Raises
     ------
     RefusedError
-        If the run has no feature maps with positions, or an object has no results.
+        If the run has neither with positions, or an object has no results.
     StorageError
         If the store can't be read, or the pictures can't be written.
     """
     source = open_source(run)
-    if not feature_layers(source):
+    if not layer_arrays(source):
         raise RefusedError(
             f"{run}: the run has no feature maps to draw; add {{method: feature_maps, layers: "
             "[..], pooling: none}} to a job of its own and run that"

@@ -1,33 +1,33 @@
-"""Feature maps of a run's objects as pictures."""
+"""What the filters of layers do for some objects of a run, as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from ..maps.contents import dimensions
+from ..maps.contents import Array, dimensions, method_groups
 from ..maps.source import RunSource
 from .layer_figures import Look, draw_features
 from .rows import gather
 
-_GROUP = "feature_maps"
+_PLAIN = "feature_maps"
+"""The method whose pictures go by the names of the layers alone."""
 
 
-def feature_layers(source: RunSource) -> dict[str, zarr.Array[Any]]:
-    """Return the arrays (object, filter, y, x) of a run's feature maps, by name."""
-    group = source.root.get(_GROUP)
-    if not isinstance(group, zarr.Group):
-        return {}
-    found = dict(sorted(group.arrays()))
-    return {name: array for name, array in found.items() if len(dimensions(array)) == 4}
+def layer_arrays(source: RunSource) -> dict[str, Array]:
+    """Return the arrays (object, filter, row, column) of layers that a run has, by path."""
+    return {
+        f"{method}/{name}": array
+        for method, group in method_groups(source.root)
+        for name, array in sorted(group.arrays())
+        if "layer" in array.attrs and len(dimensions(array)) == 4
+    }
 
 
 def draw_layers(source: RunSource, rows: Mapping[int, str]) -> Iterator[tuple[str, bytes]]:
-    """Give (name, picture) of each layer's output for some objects.
+    """Give (name, picture) of what each layer does for some objects.
 
     Parameters
     ----------
@@ -36,11 +36,12 @@ def draw_layers(source: RunSource, rows: Mapping[int, str]) -> Iterator[tuple[st
     """
     look = Look(source.origin)
     wanted = np.array(list(rows), dtype=np.int64)
-    for name, array in feature_layers(source).items():
+    for path, array in layer_arrays(source).items():
 
-        def read(part: slice, path: str = f"{_GROUP}/{name}") -> NDArray[Any]:
+        def read(part: slice, path: str = path) -> NDArray[np.floating]:
             return source.read(path, part)
 
         maps = dict(gather(read, int(array.chunks[0]), wanted))
         shown = {id_: maps[row] for row, id_ in rows.items()}
-        yield name, draw_features(str(array.attrs["layer"]), shown, look)
+        name = path.removeprefix(f"{_PLAIN}/").replace("/", "_")
+        yield name, draw_features(str(array.attrs["long_name"]), shown, look)

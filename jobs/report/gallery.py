@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .examples import choose_examples
 from .facts import RunFacts
-from .feature_figures import draw_layers, feature_layers
+from .feature_figures import draw_layers, layer_arrays
 from .inception_figures import draw_sections
 from .tiles import diagram
 
@@ -67,12 +67,13 @@ _SORTS = (
 def run_shelves(facts: RunFacts) -> Iterator[Shelf]:
     """Give what an attribution run has pictures of."""
     yield from network_shelves(facts.source.path, facts.name)
-    if feature_layers(facts.source):
+    if layer_arrays(facts.source):
         drawn = list(draw_layers(facts.source, _examples(facts)))
-        reading = "What each filter puts out for the most certain object of each class."
-        pictures = tuple(
-            Picture(diagram(png), f"Feature maps of layer {name}") for name, png in drawn
+        reading = (
+            "What each filter puts out for the most certain object of each class; of responses, "
+            "how it changes with the place of the hidden window."
         )
+        pictures = tuple(Picture(diagram(png), f"Feature maps: {name}") for name, png in drawn)
         yield Shelf("Feature maps", facts.name, reading, pictures[:MAX_PICTURES], "")
 
 

@@ -140,13 +140,13 @@ def draw_top(
     return _page(canvas, title, text, labels)
 
 
-def draw_features(layer: str, maps_Fyx: Mapping[str, Floats], look: Look = Look()) -> bytes:
-    """Draw what the filters of a layer put out for some objects as PNG, all on one scale.
+def draw_features(what: str, maps_Fyx: Mapping[str, Floats], look: Look = Look()) -> bytes:
+    """Draw what the filters of a layer do for some objects as PNG, all on one scale.
 
     Parameters
     ----------
-    layer : its name, for the title
-    maps_Fyx : output of the layer by the object's identifier
+    what : what is shown, for the title
+    maps_Fyx : a map per filter by the object's identifier
     look : which way is up
     """
     shown = {name: maps[:_MOST_MAPS] for name, maps in maps_Fyx.items()}
@@ -165,7 +165,7 @@ def draw_features(layer: str, maps_Fyx: Mapping[str, Floats], look: Look = Look(
         ]
         panels.append(_mosaic(tiles, columns, gap=2))
     beside = max(1, min(len(panels), _WIDTH // panels[0].shape[1]))
-    title = f"{layer}: output of {filters} filters"
+    title = f"{what}: {filters} filters"
     if filters > _MOST_MAPS:
         title += f", the first {_MOST_MAPS} are shown"
     height, width = (size + _LABEL for size in panels[0].shape[:2])

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..maps.contents import Array, dimensions, method_groups
 from .facts import RunFacts
+from .feature_figures import layer_arrays
 from .statistics import Estimate
 
 
@@ -60,6 +61,7 @@ def other_arrays(facts: RunFacts) -> list[tuple[str, tuple[str, ...], str]]:
     """List the arrays per object that the page has no picture of: path, dimensions, long name."""
     shown = {entry.path for entry in facts.source.maps.values()}
     shown |= {entry.path for entry in facts.source.class_maps.values()}
+    shown |= set(layer_arrays(facts.source))
     others = []
     for method, name, array in _arrays(facts):
         dims, path = dimensions(array), f"{method}/{name}"

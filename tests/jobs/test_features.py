@@ -39,7 +39,9 @@ network:
   weights: weights.safetensors
   classes: [smooth, spiral, barred, edge_on]
   options: {width: 4}
-methods: [{method: feature_maps, layers: [features.2, features.0.0]}]
+methods:
+  - {method: feature_maps, layers: [features.2, features.0.0]}
+  - {method: occlusion, window: 32, stride: 16, layers: [features.1]}
 output: why
 """
 
@@ -53,7 +55,8 @@ def folder(tmp_path_factory):
     save_weights(build("occulta:small_cnn", 4, 3, {"width": 4}), folder / "weights.safetensors")
     execute(plan_job(load_job(folder / "survey.yaml")), SerialPool)
     execute(plan_job(load_job(folder / "why.yaml")), SerialPool)
-    pooled = ["methods.0.pooling=mean", f"output={folder / 'pooled'}"]
+    mean = "[{method: feature_maps, layers: [features.2], pooling: mean}]"
+    pooled = [f"methods={mean}", f"output={folder / 'pooled'}"]
     execute(plan_job(load_job(folder / "why.yaml", pooled)), SerialPool)
     return folder
 
@@ -68,19 +71,27 @@ def test_chosen_objects_are_drawn_with_their_own_maps(folder, monkeypatch):
     monkeypatch.setattr(
         feature_figures,
         "draw_features",
-        lambda layer, maps, look: drawn.setdefault(layer, maps) and b"png",
+        lambda what, maps, look: drawn.setdefault(what, maps) and b"png",
     )
     names = ids(folder)
     product = build_features(folder / "why", [names[4], names[1]])
     tree = xr.open_datatree(folder / "why/results.zarr", engine="zarr")
-    assert sorted(drawn) == ["features.0.0", "features.2"]
-    for layer, maps in drawn.items():
-        stored = tree[f"feature_maps/{layer.replace('.', '_')}"].values
-        assert list(maps) == [names[4], names[1]]
-        np.testing.assert_array_equal(maps[names[4]], stored[4])
-        np.testing.assert_array_equal(maps[names[1]], stored[1])
+    stored = {
+        "output of layer features.0.0": "feature_maps/features_0_0",
+        "output of layer features.2": "feature_maps/features_2",
+        "response of layer features.1 when the window is hidden": "occlusion/response_features_1",
+    }
+    assert drawn.keys() == stored.keys()
+    for what, path in stored.items():
+        assert list(drawn[what]) == [names[4], names[1]]
+        for name, row in ((names[4], 4), (names[1], 1)):
+            np.testing.assert_array_equal(drawn[what][name], tree[path].values[row])
     assert product.objects == (names[4], names[1])
-    assert [figure.name for figure in product.figures] == ["features_0_0.png", "features_2.png"]
+    assert [figure.name for figure in product.figures] == [
+        "features_0_0.png",
+        "features_2.png",
+        "occlusion_response_features_1.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +124,9 @@ def test_maps_are_on_one_scale_with_row_0_at_the_bottom(canvases):
     first, second = np.zeros((4, 2, 2)), np.zeros((4, 2, 2))
     first[0, 0] = 4.0
     second[3] = 2.0
-    draw_features("conv", {"a": first, "b": second}, Look("lower"))
+    draw_features("output of conv", {"a": first, "b": second}, Look("lower"))
     canvas, title, text, labels = canvases[0]
-    assert title == "conv: output of 4 filters"
+    assert title == "output of conv: 4 filters"
     assert "black is 0, the brightest yellow 4" in text
     assert list(labels.values()) == ["a", "b"]
     (x, y), (x2, _) = labels
@@ -130,7 +141,7 @@ def test_maps_are_on_one_scale_with_row_0_at_the_bottom(canvases):
 def test_negative_outputs_are_blue(canvases):
     maps = np.full((1, 2, 2), -1.0)
     maps[0, :, 1] = 1.0
-    draw_features("conv", {"a": maps}, Look("upper"))
+    draw_features("output of conv", {"a": maps}, Look("upper"))
     canvas, _, text, labels = canvases[0]
     (x, y) = next(iter(labels))
     tile = canvas[y + 5 : y + 69, x + 2 : x + 66].astype(int)
@@ -145,8 +156,9 @@ def test_the_report_shows_filters_and_feature_maps(folder):
     shown = re.findall(r'alt="((?:Feature maps|Learned weights)[^"]*)"', html)
     assert shown == [
         *(f"Learned weights: features_{number}_0" for number in range(4)),
-        "Feature maps of layer features_0_0",
-        "Feature maps of layer features_2",
+        "Feature maps: features_0_0",
+        "Feature maps: features_2",
+        "Feature maps: occlusion_response_features_1",
     ]
     assert html.index("Learned weights") < html.index("Feature maps")
 
@@ -156,7 +168,7 @@ def test_the_command_prints_the_pictures(folder, capfd):
         app(["features", str(folder / "why"), "--object", ids(folder)[2], "--json"])
     assert ended.value.code == 0
     files = json.loads(capfd.readouterr().out)["files"]
-    assert len(files) == 2
+    assert len(files) == 3
     for file in files:
         with open(file, "rb") as stream, Image.open(io.BytesIO(stream.read())) as picture:
             assert min(picture.size) > 100
