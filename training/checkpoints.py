@@ -78,8 +78,8 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None = None) -> s
     network
         Built for these weights; it keeps its device and its precision.
     path
-        A ``.safetensors`` file, or ``.pt`` / ``.pth`` with a plain state, which is read without
-        running any code of it.
+        A ``.safetensors`` file; or ``.pt``, ``.pth`` or ``.ckpt`` with a plain state or one under
+        ``state_dict``, as Lightning saves it, which is read without running any code of it.
     sha256
         The hash that the file must have.
 
@@ -155,9 +155,9 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"weights {path}: no valid safetensors file ({_first_line(error)}); copy it anew"
             ) from error
-    if path.suffix not in (".pt", ".pth"):
+    if path.suffix not in (".pt", ".pth", ".ckpt"):
         raise ValueError(
-            f"weights {path}: unknown ending {path.suffix!r}; use .safetensors, .pt or .pth"
+            f"weights {path}: unknown ending {path.suffix!r}; use .safetensors, .pt, .pth or .ckpt"
         )
     try:
         with warnings.catch_warnings():
@@ -215,6 +215,8 @@ def _cure(network: nn.Module, state: Mapping[str, Tensor]) -> str:
         )
     if state and all(name.startswith("module.") for name in state):
         return "the names begin with 'module.', left by DataParallel: save network.module instead"
+    if {name.split(".")[0] for name in state} == {"encoder", "head"}:
+        return "the names begin with 'encoder.' and 'head.': is it a zoobot:NAME?"
     return "name the architecture, bands and options that the weights were saved from"
 
 

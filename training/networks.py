@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,40 @@ def _block(before: int, after: int) -> nn.Sequential:
     )
 
 
+class EncoderAndHead(nn.Module):
+    """A timm encoder and a linear head, with the names that Zoobot's checkpoints give them.
+
+    Walmsley et al. 2023, "Zoobot: Adaptable Deep Learning Models for Galaxy Morphology". The state
+    has ``encoder.*``, as timm names it, and ``head.linear.*``.
+
+    Parameters
+    ----------
+    encoder
+        Maps (N, bands, H, W) to features (N, F).
+    features
+        Their number F.
+    classes
+        Number of outputs.
+    dropout
+        Probability of a dropped feature before the head.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, features: int, classes: int, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        _require(0.0 <= dropout < 1.0, f"dropout = {dropout}", "use a probability below 1")
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            OrderedDict(dropout=nn.Dropout(dropout), linear=nn.Linear(features, classes))
+        )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        logits: Tensor = self.head(self.encoder(x_NCHW))
+        return logits
+
+
 OWN: Mapping[str, type[nn.Module]] = {"small_cnn": SmallCNN}
 """Networks of the family ``occulta:``."""
 
@@ -78,7 +113,8 @@ def build(
     Parameters
     ----------
     architecture
-        ``occulta:small_cnn``, ``torchvision:NAME`` or ``timm:NAME``, NAME being a classifier.
+        ``occulta:small_cnn``, ``torchvision:NAME`` or ``timm:NAME``, NAME being a classifier; or
+        ``zoobot:NAME`` with NAME a timm encoder that gets Zoobot's head.
     classes
         Number of outputs K; the head is made for it.
     bands
@@ -100,7 +136,12 @@ def build(
     _require(classes >= 1, f"classes = {classes}", "a network needs one class or more")
     _require(bands >= 1, f"bands = {bands}", "an image needs one band or more")
     family, separator, name = architecture.partition(":")
-    builders = {"occulta": _build_own, "torchvision": _build_torchvision, "timm": _build_timm}
+    builders = {
+        "occulta": _build_own,
+        "torchvision": _build_torchvision,
+        "timm": _build_timm,
+        "zoobot": _build_zoobot,
+    }
     if not separator or family not in builders:
         raise ValueError(
             f"architecture {architecture!r}: no such family of networks; "
@@ -161,6 +202,13 @@ def _build_timm(name: str, classes: int, bands: int, options: dict[str, Any]) ->
         name, pretrained=False, num_classes=classes, in_chans=bands, **options
     )
     return network
+
+
+def _build_zoobot(name: str, classes: int, bands: int, options: dict[str, Any]) -> nn.Module:
+    head = {key: options.pop(key) for key in ("dropout",) if key in options}
+    # timm: without classes, the encoder ends in the features that are pooled over the image.
+    encoder = _build_timm(name, 0, bands, options)
+    return EncoderAndHead(encoder, int(encoder.num_features), classes, **head)  # type: ignore[arg-type]
 
 
 def _adapt_first_convolution(network: nn.Module, bands: int) -> None:

@@ -34,8 +34,8 @@ std: []                      # the same
 """
 
 _NETWORK = f"""\
-architecture: torchvision:resnet18  # torchvision: | timm: | occulta:small_cnn | file:
-weights: model.safetensors   # or .pt, .pth with a plain state
+architecture: torchvision:resnet18  # torchvision: | timm: | zoobot: | occulta:small_cnn | file:
+weights: model.safetensors   # or .pt, .pth, .ckpt without code
 sha256: null                 # hash that the weights must have
 classes: [smooth, featured]  # in the order of the network's outputs
 options: {{}}                  # keyword arguments of the architecture

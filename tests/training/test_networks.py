@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -34,8 +35,12 @@ def test_small_cnn_has_active_dropout_before_and_in_its_head():
         ("torchvision:squeezenet1_1", 1, 64),
         ("torchvision:mobilenet_v3_small", 4, 64),
         ("torchvision:googlenet", 2, 64),
+        ("torchvision:densenet121", 10, 32),
         ("timm:resnet18", 4, 64),
         ("timm:convnext_atto", 1, 64),
+        ("timm:convnext_atto", 10, 64),
+        ("zoobot:convnext_atto", 1, 64),
+        ("zoobot:resnet10t", 10, 64),
     ],
 )
 def test_library_networks_take_bands_and_classes(architecture, bands, size):
@@ -49,6 +54,22 @@ def test_torchvision_weights_keep_their_names():
     adapted = build("torchvision:resnet18", 3, 5).state_dict()
     assert list(own) == list(adapted)
     assert adapted["conv1.weight"].shape == (64, 5, 7, 7)
+
+
+def test_a_zoobot_is_a_timm_encoder_with_dropout_and_a_linear_head():
+    network = build("zoobot:resnet10t", 5, 3, {"dropout": 0.3}).eval()
+    encoder = timm.create_model("resnet10t", num_classes=0)
+    names = [f"encoder.{name}" for name in encoder.state_dict()]
+    assert list(network.state_dict()) == [*names, "head.linear.weight", "head.linear.bias"]
+    images = torch.randn(2, 3, 64, 64)
+    features = network.encoder(images)
+    expected = features @ network.head.linear.weight.T + network.head.linear.bias
+    torch.testing.assert_close(network(images), expected)
+    assert network.head.dropout.p == 0.3
+    with pytest.raises(ValueError, match=r"dropout = 1.5 is invalid; use a probability below 1"):
+        build("zoobot:resnet10t", 5, 3, {"dropout": 1.5})
+    with pytest.raises(ValueError, match=r"did you mean 'timm:resnet10t'"):
+        build("zoobot:resnet10", 5)
 
 
 def test_options_reach_the_network():

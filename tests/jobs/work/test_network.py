@@ -1,12 +1,17 @@
 """Networks of a job: a trusted file alone, weights that fit; or one line that says why not."""
 
+import hashlib
 import os
 import pickle
 import sys
+from collections import OrderedDict
 
+import lightning
 import pytest
 import safetensors.torch
+import timm
 import torch
+from torch import nn
 
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
@@ -267,12 +272,61 @@ def test_another_hash_a_missing_and_a_truncated_file_are_refused(folder):
     )
 
 
+class Finetuned(lightning.LightningModule):
+    """What fine-tuning a Zoobot saves: an encoder, a head, and how it was trained."""
+
+    def __init__(self, name, bands, classes, learning_rate=1e-4):
+        super().__init__()
+        self.save_hyperparameters()
+        self.encoder = timm.create_model(name, num_classes=0, in_chans=bands)
+        self.head = nn.Sequential(
+            OrderedDict(
+                dropout=nn.Dropout(0.5), linear=nn.Linear(self.encoder.num_features, classes)
+            )
+        )
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.head.parameters(), lr=self.hparams.learning_rate)
+
+
+@pytest.fixture
+def checkpoint(folder):
+    torch.manual_seed(4)
+    module = Finetuned("resnet10t", 4, 2)
+    options = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+    trainer = lightning.Trainer(accelerator="cpu", **options)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "zoobot.ckpt")
+    return module.eval()
+
+
+def test_a_finetuned_zoobot_is_opened_from_its_checkpoint(folder, checkpoint):
+    content = (folder / "zoobot.ckpt").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    network = open_network(spec(folder, "zoobot:resnet10t", "zoobot.ckpt", sha256=digest), 4)
+    images = torch.randn(2, 4, 64, 64)
+    with torch.inference_mode():
+        expected = checkpoint.head(checkpoint.encoder(images))
+        torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
+
+
+def test_a_zoobot_that_does_not_fit_its_checkpoint_is_explained(folder, checkpoint):
+    text = refusal(spec(folder, "zoobot:resnet10t", "zoobot.ckpt", classes=("a", "b", "c")), 4)
+    assert "the head has 2 outputs in the file, 3 classes in the job" in text
+    text = refusal(spec(folder, "zoobot:resnet10t", "zoobot.ckpt"), 3)
+    assert "encoder.conv1.0.weight (24, 4, 3, 3) in the file, (24, 3, 3, 3) in the network" in text
+    text = refusal(spec(folder, "timm:resnet10t", "zoobot.ckpt"), 4)
+    assert "the names begin with 'encoder.' and 'head.': is it a zoobot:NAME?" in text
+    text = refusal(spec(folder, "zoobot:resnet10t", "zoobot.ckpt", sha256="0" * 64), 4)
+    assert "get the right file, or correct the hash" in text
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
 
-@pytest.mark.parametrize("name", ["evil.pt", "evil.pth"])
+@pytest.mark.parametrize("name", ["evil.pt", "evil.pth", "evil.ckpt"])
 def test_a_pickle_with_code_is_refused_and_not_run(folder, monkeypatch, name):
     monkeypatch.chdir(folder)
     torch.save({**state_of(folder), "extra": Evil()}, folder / name)
