@@ -17,11 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .dropout_functions import CHANNELWISE, DROPOUT_LAYERS, UNSUPPORTED, DropoutFunctions
 from .randomness import key, random_words
 
-_ELEMENTWISE = (nn.Dropout,)
-_CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_UNSUPPORTED = (nn.AlphaDropout, nn.FeatureAlphaDropout)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -38,7 +36,9 @@ class Site:
 
 
 def dropout_sites(network: nn.Module, inject: float | None = None) -> list[Site]:
-    """List the places where a network drops values, in its order of definition.
+    """List the layers where a network drops values, in its order of definition; maybe none.
+
+    Calls of dropout functions are not among them: only a pass tells of them.
 
     Parameters
     ----------
@@ -49,30 +49,30 @@ def dropout_sites(network: nn.Module, inject: float | None = None) -> list[Site]
     Raises
     ------
     ValueError
-        If nothing would be dropped, or not in the way that is meant.
+        If dropout can't be injected, or a layer drops values in another way than is meant.
     """
-    kinds = (*_ELEMENTWISE, *_CHANNELWISE, *_UNSUPPORTED)
-    active = [layer for layer in network.modules() if isinstance(layer, kinds) and layer.p > 0]
+    active = [
+        layer for layer in network.modules() if isinstance(layer, DROPOUT_LAYERS) and layer.p > 0
+    ]
     if inject is not None:
         if active:
-            raise ValueError(
-                f"inject is {inject}, and the network has active dropout of its own "
-                f"(layers: {len(active)}); leave inject out"
-            )
+            raise own_dropout(inject, f"layers: {len(active)}")
         return [Site(_last_linear(network), inject, injected=True)]
-    if not active:
-        raise ValueError(
-            "the network has no dropout layer with p > 0, so all samples would be equal and "
-            "the uncertainty zero; set inject, for example to 0.2, to put dropout before the last "
-            "linear layer, or use a network with dropout"
-        )
     for layer in active:
-        if isinstance(layer, _UNSUPPORTED):
+        if isinstance(layer, UNSUPPORTED):
             raise ValueError(
                 f"{type(layer).__name__} is not supported: it replaces values by others than 0; "
                 "use Dropout or Dropout2d layers"
             )
     return [Site(layer, float(layer.p)) for layer in active]
+
+
+def own_dropout(inject: float, what: str) -> ValueError:
+    """Explain that nothing is injected where a network has dropout."""
+    return ValueError(
+        f"inject is {inject}, and the network has active dropout of its own ({what}); "
+        "leave inject out"
+    )
 
 
 def _last_linear(network: nn.Module) -> nn.Module:
@@ -94,14 +94,19 @@ def hashed_dropout(
 
     Row r of every pass inside the context uses the masks of ``keys[r]``; a single key serves all
     rows. Passes through the whole network repeat the masks; a layer that is used several times in
-    one pass draws a new mask each time.
+    one pass draws a new mask each time, and so does each call of a dropout function.
     """
+
+    def drop_in_function(values: Tensor, p: float, whole_channels: bool, call: int) -> Tensor:
+        return _masked(values, p, whole_channels, [key(k, "function", call) for k in keys])
+
     calls: Counter[Site] = Counter()
     handles = [network.register_forward_pre_hook(lambda *_: calls.clear())]
     for number, site in enumerate(dropout_sites(network, inject)):
         handles.append(_hook(site, partial(_drop, site, keys, number, calls)))
     try:
-        yield
+        with DropoutFunctions(network, drop_in_function):
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -122,12 +127,18 @@ def _hook(site: Site, drop: Callable[[Tensor], Tensor]) -> RemovableHandle:
 def _drop(
     site: Site, keys: Sequence[int], number: int, calls: Counter[Site], values: Tensor
 ) -> Tensor:
-    shape = values.shape[1:]
-    if isinstance(site.layer, _CHANNELWISE):
-        shape = torch.Size((shape[0], *[1] * (len(shape) - 1)))
     call = calls[site]
     calls[site] += 1
-    words = random_words([key(k, number, call) for k in keys], math.prod(shape), values.device)
-    kept = (words >= round(site.p * 2**32)).reshape(len(keys), *shape)
-    scaled = values / (1 - site.p) if site.p < 1 else values
+    own_keys = [key(k, number, call) for k in keys]
+    return _masked(values, site.p, isinstance(site.layer, CHANNELWISE), own_keys)
+
+
+def _masked(values: Tensor, p: float, whole_channels: bool, keys: Sequence[int]) -> Tensor:
+    """Drop values, or whole channels, and scale what is kept."""
+    shape = values.shape[1:]
+    if whole_channels:
+        shape = torch.Size((shape[0], *[1] * (len(shape) - 1)))
+    words = random_words(keys, math.prod(shape), values.device)
+    kept = (words >= round(p * 2**32)).reshape(len(keys), *shape)
+    scaled = values / (1 - p) if p < 1 else values
     return torch.where(kept, scaled, torch.zeros_like(values))

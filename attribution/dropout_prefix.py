@@ -2,7 +2,8 @@
 
 A network is split where that can be done without a doubt: where the layers from the first dropout
 on are a chain whose output is the network's. That holds for the heads of most classifiers. Any
-other network is its own tail, and its samples are whole passes.
+other network is its own tail, and its samples are whole passes; so is one that calls dropout as a
+function, of which no layer tells.
 
 Shape suffixes: N objects, R rows of one pass.
 """
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .dropout_masks import Site
+from .dropout_functions import DropoutFunctions
+from .dropout_masks import Site, own_dropout
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,27 @@ def split(network: nn.Module, images_NCHW: Tensor, sites: Sequence[Site]) -> Spl
     Raises
     ------
     ValueError
-        If no dropout takes part in the pass.
+        If no dropout takes part in the pass, or another one than is injected.
     """
     layers = {site.layer for site in sites}
-    around = [module for module in network.modules() if layers <= set(module.modules())]
+    holding = [module for module in network.modules() if layers <= set(module.modules())]
+    around = holding if layers else []
     tails = {module: _from_first(module, layers) for module in around}
     watch = _Watch(layers)
-    with watch.over(around, [tail[0] for tail in tails.values()]):
+    functions = DropoutFunctions(network)
+    with watch.over(around, [tail[0] for tail in tails.values()]), functions:
         logits_NK = network(images_NCHW.clone())
+    if functions.calls:
+        for site in sites:
+            if site.injected:
+                raise own_dropout(site.p, f"calls of dropout functions: {functions.calls}")
+        return Split(images_NCHW, (network,))
+    if not sites:
+        raise ValueError(
+            "the network has no dropout layer with p > 0, so all samples would be equal and "
+            "the uncertainty zero; set inject, for example to 0.2, to put dropout before the last "
+            "linear layer, or use a network with dropout"
+        )
     if not watch.drops:
         raise ValueError(
             "none of the network's dropout layers runs when it predicts, so all samples would be "
