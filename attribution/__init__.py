@@ -1,5 +1,6 @@
 """One network and a batch of images in, attributions out: torch and numpy only."""
 
+from .activation_atlas import ActivationAtlas
 from .arrays import ArraySpec, Layout, round_mantissa
 from .attribution_uncertainty import AttributionUncertainty
 from .augmentation_views import TestTimeAugmentation
@@ -19,6 +20,7 @@ from .quality import Deletion, Infidelity, Insertion, MaxSensitivity, ModelRando
 from .smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
+    "ActivationAtlas",
     "ArraySpec",
     "AttributionUncertainty",
     "Deconvnet",

@@ -31,7 +31,7 @@ _CONVENTIONS: Mapping[Pooling, str] = {
 
 
 @dataclass(frozen=True)
-class _OfLayers(Method):
+class LayerMethod(Method):
     """What methods that read layers share: no target, and nothing but the pass that all share."""
 
     layers: tuple[str, ...]
@@ -58,7 +58,7 @@ class _OfLayers(Method):
 
 
 @dataclass(frozen=True)
-class FeatureMaps(_OfLayers):
+class FeatureMaps(LayerMethod):
     """The outputs of named layers, whole or pooled over positions: one array per layer."""
 
     pooling: Pooling = "none"
@@ -84,7 +84,7 @@ class FeatureMaps(_OfLayers):
             return
         for layer in self.layers:
             shape = layout.layers[layer]
-            _require_positions(layer, shape, "set pooling: none")
+            require_positions(layer, shape, "set pooling: none")
             if self.pooling == "grid" and self.grid > min(shape[1:]):
                 raise ValueError(
                     f"grid is {self.grid}, layer {layer!r} puts out only {shape[1]}x{shape[2]} "
@@ -106,7 +106,7 @@ class FeatureMaps(_OfLayers):
         return tuple(
             ArraySpec(
                 safe_name(layer),
-                _dims(layer, len(shape)),
+                layer_dims(layer, len(shape)),
                 shape,
                 f"output of layer {layer}",
                 convention=_CONVENTIONS[self.pooling],
@@ -132,7 +132,7 @@ class FeatureMaps(_OfLayers):
 
 
 @dataclass(frozen=True)
-class TopResponses(_OfLayers):
+class TopResponses(LayerMethod):
     """Where each filter of named layers responds most in each image, and how strongly.
 
     It is what the strongest responses of a whole survey are found from: Zeiler & Fergus 2014,
@@ -157,7 +157,7 @@ class TopResponses(_OfLayers):
     @override
     def check(self, network: nn.Module, layout: Layout) -> None:
         for layer in self.layers:
-            _require_positions(layer, layout.layers[layer], "name a convolution or what follows it")
+            require_positions(layer, layout.layers[layer], "name a convolution or what follows it")
 
     @override
     def finish(
@@ -177,7 +177,7 @@ class TopResponses(_OfLayers):
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
         specs = []
         for layer in self.layers:
-            (dim, *_), filters = _dims(layer, 3), layout.layers[layer][0]
+            (dim, *_), filters = layer_dims(layer, 3), layout.layers[layer][0]
             attributes = {"layer": layer, "k": self.k}
             specs += [
                 ArraySpec(
@@ -211,14 +211,21 @@ def _first_maximum(output_NFS: Tensor) -> tuple[Array, Array]:
     return value_NF1[..., 0].cpu().numpy(), first_NF.cpu().numpy()
 
 
-def _dims(layer: str, count: int) -> tuple[str, ...]:
+def layer_dims(layer: str, count: int) -> tuple[str, ...]:
     """Name the dimensions of a layer's output; layers have different sizes, so no common names."""
     name = safe_name(layer)
     kinds = ("channel", "y", "x")[:count] if count <= 3 else range(count)
     return tuple(f"{name}_{kind}" for kind in kinds)
 
 
-def _require_positions(layer: str, shape: Shape, cure: str) -> None:
+def require_positions(layer: str, shape: Shape, cure: str) -> None:
+    """Refuse a layer whose output has no rows and columns.
+
+    Raises
+    ------
+    ValueError
+        With the shape that it puts out, and the cure.
+    """
     if len(shape) != 3:
         raise ValueError(
             f"layer {layer!r} puts out {'x'.join(map(str, shape))} per image, not filters with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .activation_atlas import ActivationAtlas
 from .attribution_uncertainty import AttributionUncertainty
 from .augmentation_views import TestTimeAugmentation
 from .deconvnet import Deconvnet, GuidedBackprop
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
         GuidedBackprop,
         FeatureMaps,
         TopResponses,
+        ActivationAtlas,
         MCDropout,
         TestTimeAugmentation,
         AttributionUncertainty,

@@ -50,6 +50,7 @@ methods:
   - {method: guided_backprop}
   - {method: feature_maps, layers: [features.3, features.2.0], pooling: mean}
   - {method: top_responses, layers: [features.3]}
+  - {method: activation_atlas, layers: [features.1, features.3]}
   - {method: mc_dropout, samples: 6}
   - {method: test_time_augmentation, rotations: 2}
   - {method: attribution_uncertainty, samples: 3}
@@ -131,6 +132,7 @@ SHARED = [
     ("grad_cam", {"layer": "features.3"}),
     ("feature_maps", {"layers": ["features.2.0"]}),
     ("top_responses", {"layers": ["features.3"]}),
+    ("activation_atlas", {"layers": ["features.1"]}),
 ]
 OCCLUSION = ("occlusion", {"window": 16, "stride": 8})
 
