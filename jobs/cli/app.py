@@ -208,6 +208,44 @@ def top(run_folder: RunFolder, as_json: Json = False) -> None:
 
 
 @app.command()
+def atlas(
+    run_folder: RunFolder,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="RUN", help="A further run, into the same layout."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", help="A layer; by default all of the run's.")
+    ] = None,
+    cells: Annotated[int, typer.Option("--cells", help="Cells along a side.")] = 20,
+    minimum: Annotated[
+        int, typer.Option("--minimum", help="A cell is shown if it has more objects than this.")
+    ] = 10,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of ascent for each icon.")] = 512,
+    icons: Annotated[
+        bool, typer.Option("--icons/--no-icons", help="Whether each cell gets an icon.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Show what the network finds alike: the activations of the method activation_atlas."""
+    from ..atlas.build import AtlasSettings, Listener, build_atlas
+    from .progress import Progress
+
+    settings = AtlasSettings(tuple(layer or ()), cells, minimum, icons, steps)
+    with _clean_stdout(), Progress() as progress:
+        product = build_atlas(
+            run_folder.absolute(),
+            [other.absolute() for other in others or ()],
+            settings,
+            device="cuda" if _gpus() else "cpu",
+            listener=Listener(progress.say, progress.counter("atlas", "icons")),
+        )
+    for note in product.notes:
+        typer.echo(note, err=True)
+    _print_files([str(file) for file in (*product.stores, *product.figures)], as_json)
+
+
+@app.command()
 def weights(
     run_folder: RunFolder,
     layer: Annotated[

@@ -116,6 +116,18 @@ class Progress:
         elif isinstance(event, RunFinished | RunEnded):
             self._end(self._run, complete=isinstance(event, RunFinished))
 
+    def counter(self, name: str, things: str) -> Callable[[int, int], None]:
+        """Return what follows work that is no run: it is called with the number done and of all."""
+
+        def count(done: int, total: int) -> None:
+            if self._run is None:
+                self._begin(_Run(name, things, total, 0, self._clock()))
+            self._move(done)
+            if done == total and self._run is not None:
+                self._end(self._run, complete=True)
+
+        return count
+
     def _start(self, event: RunStarted) -> None:
         name = f"{event.kind} {Path(event.run).name}"
         if event.kind == "training":
@@ -123,12 +135,17 @@ class Progress:
         else:
             before = round(event.committed * event.objects / event.units)
             things, total = "objects", event.objects
-        self._run = _Run(name, things, total, before, self._clock(), done=before)
+        self._begin(_Run(name, things, total, before, self._clock(), done=before))
+
+    def _begin(self, run: _Run) -> None:
+        self._run = run
         if self._bar is not None:
-            self._task = self._bar.add_task(name, total=total, completed=before, things=things)
+            self._task = self._bar.add_task(
+                run.name, total=run.total, completed=run.before, things=run.things
+            )
         else:
-            self._run.shown = before / total
-            self.say(f"{name}: {before:,} of {total:,} {things}")
+            run.shown = run.before / run.total
+            self.say(f"{run.name}: {run.before:,} of {run.total:,} {run.things}")
 
     def _move(self, done: int) -> None:
         run = self._run
