@@ -78,7 +78,7 @@ class Painter:
             If the network is not what it was, or the objects can't be read.
         """
         source, job = survey.source, survey.job
-        bands, height, width = source.manifest["image_shape"]
+        bands, *_ = survey.image_shape
         network = open_network(job.network, bands, job.execution.precision, device)
         identity = {"network": network_identity(job.network, network)}
         check_same(source.path, job, identity, source.manifest["device"])
@@ -89,7 +89,7 @@ class Painter:
         except ValueError as error:
             raise RefusedError(f"{source.path}: survey: {error}") from error
         seed = job.execution.seed
-        return cls(network, (bands, height, width), colours, seed, device, steps)
+        return cls(network, survey.image_shape, colours, seed, device, steps)
 
     def place(self, layer: str) -> tuple[int, int]:
         """Return the middle row and column of a layer's output."""

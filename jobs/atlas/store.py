@@ -53,6 +53,10 @@ class ObjectStore:
         }
         self._end = 0
 
+    def read(self, name: str, rows: slice) -> NDArray[Any]:
+        """Read one column of some objects."""
+        return np.asarray(self._arrays[name][rows])
+
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Write further objects: id, survey, x, y and cell."""
         start, self._end = self._end, self._end + len(columns["id"])
@@ -131,9 +135,38 @@ def write_icons(
         _put(group, name, _spread(cells, values), _GRID, long_name, convention)
 
 
+def write_examples(
+    group: zarr.Group,
+    cells: Cells,
+    names: Mapping[str, NDArray[Any]],
+    cosine: NDArray[np.float32],
+    patches: NDArray[np.float32],
+) -> None:
+    """Write the most typical object of each populated cell into the cells' group.
+
+    Parameters
+    ----------
+    names : ``example``, identifiers, and ``example_survey``
+    cosine : of the object's activation and the cell's mean
+    patches : what the place sees of the object
+    """
+    nearest = "the object whose activation has the largest cosine with the cell's mean"
+    for name, long_name in (
+        ("example", "most typical object of the cell"),
+        ("example_survey", "survey of the most typical object"),
+    ):
+        values = _spread(cells, names[name])
+        _put(group, name, values, _GRID, long_name, f"{nearest}; empty without any")
+    long_name = "cosine of the most typical object's activation and the cell's mean"
+    _put(group, "example_cosine", _spread(cells, cosine), _GRID, long_name)
+    dims, long_name = (*_GRID, "band", "patch_y", "patch_x"), "what the place sees of the example"
+    convention = "at the network's input; NaN beyond the image"
+    _put(group, "patch", _spread(cells, patches), dims, long_name, convention)
+
+
 def _spread(cells: Cells, values: NDArray[Any]) -> NDArray[Any]:
-    """Put values of the populated cells onto the grid; others are NaN, or -1."""
-    absent = np.nan if values.dtype.kind == "f" else -1
+    """Put values of the populated cells onto the grid; others are NaN, -1 or empty."""
+    absent = {"f": np.nan, "O": ""}.get(values.dtype.kind, -1)
     spread = np.full((cells.side, cells.side, *values.shape[1:]), absent, dtype=values.dtype)
     spread[cells.populated] = values
     return spread

@@ -20,6 +20,7 @@ from attribution.randomness import key
 from ..errors import RefusedError
 from ..maps.objects import ObjectBlock, read_block, read_text, refuse_holes
 from ..maps.source import RunSource, open_source
+from ..report.rows import gather
 from ..run.folder import stored_job
 from ..specs.jobs import AttributionJob
 
@@ -62,6 +63,20 @@ class AtlasSurvey:
     def filters(self, layer: str) -> int:
         """Count the filters of a layer."""
         return int(self.source.array(_path(layer)).shape[1])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return channels, height and width of the network's input."""
+        bands, height, width = self.source.manifest["image_shape"]
+        return bands, height, width
+
+    def positions(
+        self, layer: str, rows: NDArray[np.integer]
+    ) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """Give the row of the catalogue, and row and column in the layer, of some objects."""
+        path = _path(layer, "position")
+        chunk = int(self.source.array(path).chunks[0])
+        return gather(lambda part: self.source.read(path, part), chunk, rows)
 
     def blocks(self, layer: str) -> Iterator[Block]:
         """Read a layer's activations of all objects, in the catalogue's order.
@@ -171,5 +186,5 @@ def _of(survey: AtlasSurvey, what: str) -> Any:
     return survey.source.classes
 
 
-def _path(layer: str) -> str:
-    return f"{ActivationAtlas.name}/{safe_name(layer)}_activation"
+def _path(layer: str, what: str = "activation") -> str:
+    return f"{ActivationAtlas.name}/{safe_name(layer)}_{what}"

@@ -56,13 +56,14 @@ class AtlasPicture:
         return f"{self.survey}, layer {self.layer}: {what} (N = {int(self.cells.count.sum()):,})"
 
 
-def draw_icons(picture: AtlasPicture, icons: Sequence[Bytes]) -> bytes:
-    """Draw the icon of each populated cell in its place, as PNG.
+def draw_tiles(picture: AtlasPicture, tiles: Sequence[Bytes], words: str) -> bytes:
+    """Draw what each populated cell looks like in its place, as PNG.
 
     Parameters
     ----------
     picture : the cells
-    icons : colours of the icons (h, w, 3), in the order of the populated cells
+    tiles : colours (h, w, 3), in the order of the populated cells
+    words : a sentence that says what they are
     """
     cells = picture.cells
     pixels = max(_LEAST_CELL, _SIDE // cells.side)
@@ -70,21 +71,20 @@ def draw_icons(picture: AtlasPicture, icons: Sequence[Bytes]) -> bytes:
     most = cells.predicted.sum(axis=0).argmax(axis=-1)
     frames = class_rgb(most, len(picture.classes))
     places = np.argwhere(cells.populated)
-    for (row, column), icon, size in zip(places, icons, _sizes(cells), strict=True):
+    for (row, column), tile, size in zip(places, tiles, _sizes(cells), strict=True):
         side = max(2 * _FRAME + 2, round(size * (pixels - 2)))
         y = (cells.side - 1 - row) * pixels + (pixels - side) // 2
         x = column * pixels + (pixels - side) // 2
         canvas[y : y + side, x : x + side] = frames[row, column]
         inner = side - 2 * _FRAME
         canvas[y + _FRAME : y + _FRAME + inner, x + _FRAME : x + _FRAME + inner] = _resized(
-            icon, inner
+            tile, inner
         )
     lines = (
         picture.title("activation atlas"),
-        "Neighbours are places of galaxies that the layer answers alike. Each icon is drawn so "
-        "that the layer answers as it does, on average, in that cell;",
-        f"larger icons: more objects, at least {cells.minimum + 1}; frames: the class that is "
-        "predicted most often. Up, down, left and right have no meaning.",
+        f"Neighbours are what the layer answers alike. {words}",
+        f"Larger: more objects, {cells.minimum + 1} at least. Frame: the class that is predicted "
+        "most often. Up, down, left and right have no meaning.",
     )
     return _framed(canvas, lines, picture.classes)
 
@@ -141,13 +141,13 @@ def _sizes(cells: Cells) -> NDArray[np.float64]:
     return _SMALLEST + (1 - _SMALLEST) * np.clip(share, 0.0, 1.0)
 
 
-def _resized(icon: Bytes, side: int) -> Bytes:
-    """Bring an icon to a square of a given side, as it is in its middle."""
-    height, width = icon.shape[:2]
+def _resized(tile: Bytes, side: int) -> Bytes:
+    """Bring a picture to a square of a given side, the rest of which is white."""
+    height, width = tile.shape[:2]
     factor = side / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     how = Image.Resampling.BICUBIC if factor >= 1 else Image.Resampling.LANCZOS
-    small = np.asarray(Image.fromarray(np.ascontiguousarray(icon)).resize(size, how))
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize(size, how))
     square = np.full((side, side, 3), 255, dtype=np.uint8)
     y, x = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
     square[y : y + small.shape[0], x : x + small.shape[1]] = small
