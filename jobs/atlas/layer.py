@@ -35,9 +35,10 @@ MOST_FITTED = 100_000
 """Activations that the layout is fitted to, of all surveys together and as many of each, chosen by
 hash; others are placed in it afterwards, so that memory stays within bounds. The published code of
 Carter et al. 2019 lays out 100 000."""
+_BLACK_WHITE = (1.0, 99.5)
+"""Percentiles of the pixels of all patches that are black and white."""
 _ICONS = (
-    "Each icon is drawn so that the layer answers it as it does, on average, the objects of the "
-    "cell."
+    "Each icon is drawn so that the layer answers it as it does, on average, what is in the cell."
 )
 _EXAMPLES = "Each patch is what the layer saw of the object that is most typical of the cell."
 
@@ -57,7 +58,7 @@ class LayerAtlas:
     notes: list[str]
     """What a reader should know."""
     tiles: dict[str, tuple[NDArray[np.float32], str]] = field(default_factory=dict)
-    """Pictures of the populated cells, (K, C, h, w) in shares of the survey's range, and what they
+    """Pictures of the populated cells, (K, C, h, w) from black at 0 to white at 1, and what they
     are; by name."""
 
     @classmethod
@@ -136,7 +137,8 @@ class LayerAtlas:
             "example_survey": np.array(surveys, dtype=object),
         }
         write_examples(self.group, self.cells, names, found.cosine, patches)
-        self.tiles["examples"] = (_shares(patches, painter.colours), _EXAMPLES)
+        low, high = np.nanpercentile(patches, _BLACK_WHITE)
+        self.tiles["examples"] = ((patches - low) / max(high - low, 1e-9), _EXAMPLES)
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """Give names and pictures."""
