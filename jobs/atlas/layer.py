@@ -190,8 +190,8 @@ def _place(
             silent += int((block.scalars.complete & ~block.usable).sum())
     if silent:
         notes.append(
-            f"{layer}: {silent:,} objects have an activation of zeros; it has no direction and so "
-            "no place in the atlas"
+            f"{layer}: objects whose activation is all zeros, so that it has no direction and they "
+            f"have no place: {silent:,}"
         )
     most = int(cells.every.max())
     if most <= cells.minimum:

@@ -1,5 +1,7 @@
 """Cells of an atlas, against counting by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,23 +48,28 @@ def test_counts_and_means_are_those_of_the_objects_in_a_cell():
             inside = [numbers == 3 * row + column for numbers in found]
             assert cells.count[:, row, column].tolist() == [here.sum() for here in inside]
             together = np.concatenate(
-                [objects.activation[here] for here, (_, objects) in zip(inside, content)]
+                [
+                    objects.activation[here]
+                    for here, (_, objects) in zip(inside, content, strict=True)
+                ]
             )
             assert cells.populated[row, column] == (len(together) > 2)
             if len(together) > 2:
                 np.testing.assert_allclose(
                     cells.mean[row, column], together.mean(axis=0), rtol=1e-6
                 )
-            for here, (_, objects), predicted, label in zip(
-                inside, content, cells.predicted[:, row, column], cells.label[:, row, column]
-            ):
+            for number, (here, (_, objects)) in enumerate(zip(inside, content, strict=True)):
+                predicted = cells.predicted[number, row, column]
+                label = cells.label[number, row, column]
                 scalars = objects.scalars
                 known = scalars.label[here] >= 0
                 expected = np.bincount(scalars.label[here][known], minlength=4)
                 assert label.tolist() == expected.tolist()
                 expected = np.bincount(scalars.predicted[here], minlength=4)
                 assert predicted.tolist() == expected.tolist()
-    placed = np.concatenate([o.activation[f != NOWHERE] for f, (_, o) in zip(found, content)])
+    placed = np.concatenate(
+        [o.activation[f != NOWHERE] for f, (_, o) in zip(found, content, strict=True)]
+    )
     np.testing.assert_allclose(cells.second_moment, placed.T @ placed / len(placed), rtol=1e-5)
 
 
@@ -73,7 +80,7 @@ def test_any_cut_into_blocks_gives_the_same_counts_and_means(first, second):
     cells, cut = (Cells.empty(4, 0, surveys=1, classes=4, filters=3) for _ in range(2))
     cells.add(0, whole, place)
     edges = sorted({0, first, second, 60})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         some = slice(start, stop)
         scalars = whole.scalars
         part = block(whole.activation[some], scalars.predicted[some], scalars.label[some])

@@ -50,6 +50,7 @@ def test_a_layout_is_a_function_of_the_set_of_activations_and_the_seed(fitted):
     assert (other.place(activations) != layout.place(activations)).any()
 
 
+@pytest.mark.slow
 def test_other_activations_are_placed_among_those_of_their_kind(fitted):
     layout, activations, kind = fitted
     place = layout.place(activations)
@@ -71,7 +72,7 @@ def test_zeros_of_either_sign_are_the_same(fitted):
 
 def test_too_few_different_activations_are_refused():
     few = np.repeat(kinds(20)[0], 3, axis=0)
-    with pytest.raises(RefusedError, match="there are 20 different activations; .* needs 21"):
+    with pytest.raises(RefusedError, match=r"there are 20 different activations; .* needs 21"):
         Layout.fit(few, seed=0)
 
 

@@ -128,3 +128,21 @@ def test_a_variable_alone_does_not_make_stderr_a_terminal(monkeypatch, capsys, v
     assert out == ""
     assert "\x1b" not in error
     assert "200 of 400 objects (50%)" in error
+
+
+def test_work_that_is_no_run_is_followed_too():
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=False, width=40)
+    with Progress(console, clock) as progress:
+        count = progress.counter("atlas", "icons")
+        for _ in range(2):  # once for each layer
+            for done in (0, 16, 32, 40):
+                count(done, 40)
+                clock.now += 4
+    once = [
+        "atlas: 0 of 40 icons",
+        "atlas: 16 of 40 icons (40%), 0:00:06 left",
+        "atlas: 32 of 40 icons (80%), 0:00:02 left",
+        "atlas: complete after 0:00:12",
+    ]
+    assert file.getvalue().splitlines() == once + once
