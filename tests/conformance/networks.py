@@ -95,6 +95,6 @@ def _measure_norms(network: nn.Module) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    network(some_images(8, seed=0))
+    network(some_images(16, seed=0))
     for norm, before in zip(norms, momentum, strict=True):
         norm.momentum = before
