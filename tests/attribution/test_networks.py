@@ -11,6 +11,7 @@ import torch
 from conformance.networks import CLASSES, SIZE, TIMM, TORCHVISION, ZOOBOT, some_images
 
 from attribution import (
+    ActivationAtlas,
     AttributionUncertainty,
     Deconvnet,
     Deletion,
@@ -67,6 +68,7 @@ def methods(example):
         GuidedBackprop(),
         FeatureMaps((example.first, example.last), "mean"),
         TopResponses((example.first, example.last)),
+        ActivationAtlas((example.last,)),
         MCDropout(3, inject=inject),
         TestTimeAugmentation((1.0, 1.2), rotations=2, flips=False),
         AttributionUncertainty(3, inject=inject),
