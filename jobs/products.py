@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import zarr
 import zarr.errors
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cluster.errors import StorageError
 
@@ -38,6 +42,28 @@ def new_folder(place: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write_array(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write an array, numbers or text, as one chunk with a checksum."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=tuple(max(size, 1) for size in values.shape),
+        dtype=str if values.dtype.kind in "OU" else values.dtype,
+        fill_value={"f": np.nan, "O": "", "U": ""}.get(values.dtype.kind, 0),
+        compressors=(ZstdCodec(level=3), Crc32cCodec()),
+        dimension_names=dims,
+        attributes=dict(attributes),
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
 
 
 def consolidate(root: zarr.Group) -> None:

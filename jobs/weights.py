@@ -11,13 +11,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from torch import nn
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from attribution.layers import safe_name
 from attribution.weights import DEAD, Filters, convolutions, filters
 
 from .errors import RefusedError
-from .products import consolidate, new_folder
+from .products import consolidate, new_folder, write_array
 from .report.layer_figures import Look, draw_filters
 from .run.folder import check_same, stored_job
 from .run.status import read_manifest
@@ -29,7 +28,6 @@ from .work.network import network_identity, open_network
 WEIGHTS = "weights"
 """Folder of the filters inside the run folder."""
 
-_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec())
 _KERNEL = ("kernel_z", "kernel_y", "kernel_x")
 _LONG_NAMES = {
     "weights": "learned weights of each filter",
@@ -132,18 +130,7 @@ def _write(root: zarr.Group, found: Filters) -> None:
         "dead": found.dead,
     }
     for name, values in arrays.items():
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype=values.dtype,
-            compressors=_CODECS,
-            dimension_names=dims[: values.ndim],
-            attributes={
-                "long_name": _LONG_NAMES[name],
-                "units": "1",
-                **({"convention": _DEAD} if name == "dead" else {}),
-            },
-            config={"write_empty_chunks": True},
-        )
-        array[...] = np.ascontiguousarray(values)
+        attributes = {"long_name": _LONG_NAMES[name], "units": "1"}
+        if name == "dead":
+            attributes["convention"] = _DEAD
+        write_array(group, name, np.ascontiguousarray(values), dims[: values.ndim], attributes)

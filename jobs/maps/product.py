@@ -12,7 +12,7 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
-from ..products import consolidate
+from ..products import consolidate, write_array
 from .contents import COUNT, Quantity
 from .healpix import CellMeans, SkyTable
 from .source import Origin
@@ -119,7 +119,7 @@ def _write_sky(group: zarr.Group, sky: SkyTable) -> None:
         "reference_body": "sphere",
         "long_name": "HEALPix cells on the sphere, ICRS",
     }
-    _put(group, "crs", np.array(0, np.int32), (), grid)
+    write_array(group, "crs", np.array(0, np.int32), (), grid)
     cell = {
         "standard_name": "healpix_index",
         "long_name": "nested HEALPix cell number",
@@ -128,13 +128,13 @@ def _write_sky(group: zarr.Group, sky: SkyTable) -> None:
         "indexing_scheme": "nested",
         "units": "1",
     }
-    _put(group, "cell_ids", sky.cells, ("cells",), cell)
+    write_array(group, "cell_ids", sky.cells, ("cells",), cell)
     for name, centre in zip(("ra", "dec"), sky.centres(), strict=True):
         attributes = {"units": "degree", "long_name": f"{name} of the cell's centre, ICRS"}
-        _put(group, name, centre, ("cells",), attributes)
+        write_array(group, name, centre, ("cells",), attributes)
     mapped = {"grid_mapping": "crs", "coordinates": "cell_ids ra dec"}
     attributes = {"units": COUNT.units, "long_name": COUNT.long_name}
-    _put(group, "count", sky.count, ("cells",), attributes | mapped)
+    write_array(group, "count", sky.count, ("cells",), attributes | mapped)
     for name, means in sky.means.items():
         _write_means(group, name, means, mapped)
 
@@ -142,16 +142,16 @@ def _write_sky(group: zarr.Group, sky: SkyTable) -> None:
 def _write_means(group: zarr.Group, name: str, means: CellMeans, mapped: dict[str, str]) -> None:
     unit, long_name = means.quantity.units, means.quantity.long_name
     text: dict[str, Any] = {"units": unit, "long_name": long_name, "source": means.quantity.path}
-    _put(group, name, means.mean, ("cells",), text | mapped)
+    write_array(group, name, means.mean, ("cells",), text | mapped)
     error = {
         "units": unit,
         "long_name": f"standard error of {long_name}",
         "convention": STANDARD_ERROR,
         **mapped,
     }
-    _put(group, f"{name}_standard_error", means.standard_error, ("cells",), error)
+    write_array(group, f"{name}_standard_error", means.standard_error, ("cells",), error)
     number = {"units": "objects", "long_name": f"objects in {long_name}", **mapped}
-    _put(group, f"{name}_count", means.number, ("cells",), number)
+    write_array(group, f"{name}_count", means.number, ("cells",), number)
 
 
 def _write_stack(group: zarr.Group, stack: MeanAttribution) -> None:
@@ -167,33 +167,14 @@ def _write_stack(group: zarr.Group, stack: MeanAttribution) -> None:
         names[:] = np.array(stack.groups, dtype=np.dtypes.StringDType())
     dims = ("group", "y", "x")
     text = {"units": stack.units, "long_name": f"mean of {stack.long_name}"}
-    _put(group, "mean", stack.mean, dims, {**text, "coordinates": "group"})
+    write_array(group, "mean", stack.mean, dims, {**text, "coordinates": "group"})
     error = {"units": stack.units, "long_name": "standard error of the mean"}
-    _put(
+    write_array(
         group, "standard_error", stack.standard_error, dims, error | {"convention": STANDARD_ERROR}
     )
-    _put(group, "count", stack.number, ("group",), {"units": "objects", "long_name": "objects"})
-
-
-def _put(
-    group: zarr.Group,
-    name: str,
-    values: NDArray[Any],
-    dims: tuple[str, ...],
-    attributes: Mapping[str, Any],
-) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=tuple(max(size, 1) for size in values.shape),
-        compressors=[zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()],
-        fill_value=np.nan if values.dtype.kind == "f" else 0,
-        dimension_names=dims,
-        attributes=dict(attributes),
-        config={"write_empty_chunks": True},
+    write_array(
+        group, "count", stack.number, ("group",), {"units": "objects", "long_name": "objects"}
     )
-    array[...] = values
 
 
 def read_store(path: Path) -> MapsProduct:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attribution.layers import safe_name
 from attribution.weights import never_respond
 
+from ..products import write_array
 from .lists import TopList
 
 _CODECS = (
@@ -97,14 +98,5 @@ def _put(
     long_name: str,
     convention: str = "",
 ) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=values.shape,
-        dtype=str if values.dtype.kind in "OU" else values.dtype,
-        compressors=(zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()),
-        dimension_names=dims,
-        attributes={"long_name": long_name, **({"convention": convention} if convention else {})},
-        config={"write_empty_chunks": True},
-    )
-    array[...] = values
+    described = {"long_name": long_name, **({"convention": convention} if convention else {})}
+    write_array(group, name, values, dims, described)
