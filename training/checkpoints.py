@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .files import write_whole
 from .networks import head_of, outputs_of
+from .zoobot import EncoderAndHead
 
 _SHOWN = 3
 """How many misfitting tensors a message names."""
@@ -209,6 +210,12 @@ def _cure(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     weight = state.get(f"{head_of(network)}.weight")
     outputs = outputs_of(network)
     if weight is not None and weight.ndim > 0 and weight.shape[0] != outputs:
+        if isinstance(network, EncoderAndHead) and _is_dirichlet(state):
+            return (
+                f"the tree has {weight.shape[0]} answers in the file, {outputs} in the network: "
+                f"set network.options.answers to {weight.shape[0]}, and first to the number of the "
+                "first class among them"
+            )
         return (
             f"the head has {weight.shape[0]} outputs in the file, {outputs} classes in the job: "
             "list the classes that the network was trained on"
@@ -216,8 +223,23 @@ def _cure(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     if state and all(name.startswith("module.") for name in state):
         return "the names begin with 'module.', left by DataParallel: save network.module instead"
     if {name.split(".")[0] for name in state} == {"encoder", "head"}:
-        return "the names begin with 'encoder.' and 'head.': is it a zoobot:NAME?"
+        return _zoobot_cure(network, state)
     return "name the architecture, bands and options that the weights were saved from"
+
+
+def _zoobot_cure(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Tell which of Zoobot's heads the weights have, where the network has another."""
+    head = "dirichlet" if _is_dirichlet(state) else "linear"
+    if not isinstance(network, EncoderAndHead):
+        option = ", with options {head: dirichlet}" if head == "dirichlet" else ""
+        return f"the names begin with 'encoder.' and 'head.': is it a zoobot:NAME{option}?"
+    if _is_dirichlet(network.state_dict()) != _is_dirichlet(state):
+        return f"the weights have Zoobot's {head} head: set network.options.head to {head}"
+    return "name the encoder, bands and options that the weights were saved from"
+
+
+def _is_dirichlet(state: Mapping[str, Tensor]) -> bool:
+    return "head.1.0.weight" in state
 
 
 def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+
+from .zoobot import EncoderAndHead, dirichlet_head, linear_head
 
 Options = Mapping[str, Any]
 
@@ -65,40 +66,6 @@ def _block(before: int, after: int) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool2d(2),
     )
-
-
-class EncoderAndHead(nn.Module):
-    """A timm encoder and a linear head, with the names that Zoobot's checkpoints give them.
-
-    Walmsley et al. 2023, "Zoobot: Adaptable Deep Learning Models for Galaxy Morphology". The state
-    has ``encoder.*``, as timm names it, and ``head.linear.*``.
-
-    Parameters
-    ----------
-    encoder
-        Maps (N, bands, H, W) to features (N, F).
-    features
-        Their number F.
-    classes
-        Number of outputs.
-    dropout
-        Probability of a dropped feature before the head.
-    """
-
-    def __init__(
-        self, encoder: nn.Module, features: int, classes: int, dropout: float = 0.5
-    ) -> None:
-        super().__init__()
-        _require(0.0 <= dropout < 1.0, f"dropout = {dropout}", "use a probability below 1")
-        self.encoder = encoder
-        self.head = nn.Sequential(
-            OrderedDict(dropout=nn.Dropout(dropout), linear=nn.Linear(features, classes))
-        )
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return logits (N, classes)."""
-        logits: Tensor = self.head(self.encoder(x_NCHW))
-        return logits
 
 
 OWN: Mapping[str, type[nn.Module]] = {"small_cnn": SmallCNN}
@@ -205,10 +172,14 @@ def _build_timm(name: str, classes: int, bands: int, options: dict[str, Any]) ->
 
 
 def _build_zoobot(name: str, classes: int, bands: int, options: dict[str, Any]) -> nn.Module:
-    head = {key: options.pop(key) for key in ("dropout",) if key in options}
+    heads = {"linear": linear_head, "dirichlet": dirichlet_head}
+    head = options.pop("head", "linear")
+    _require(head in heads, f"head = {head!r}", f"use {' or '.join(heads)}")
+    known = ("dropout", "answers", "first") if head == "dirichlet" else ("dropout",)
+    given = {key: options.pop(key) for key in known if key in options}
     # timm: without classes, the encoder ends in the features that are pooled over the image.
-    encoder = _build_timm(name, 0, bands, options)
-    return EncoderAndHead(encoder, int(encoder.num_features), classes, **head)  # type: ignore[arg-type]
+    encoder: Any = _build_timm(name, 0, bands, options)
+    return EncoderAndHead(encoder, heads[head](int(encoder.num_features), classes, **given))
 
 
 def _adapt_first_convolution(network: nn.Module, bands: int) -> None:

@@ -14,9 +14,9 @@ class NetworkSpec(Spec):
     """A trained network."""
 
     architecture: str
-    """torchvision:NAME, timm:NAME, zoobot:NAME (a timm encoder with Zoobot's head),
-    occulta:small_cnn, or file:PATH.py:FUNCTION for your own (called as FUNCTION(classes=, bands=,
-    **options); needs trust: code)."""
+    """torchvision:NAME, timm:NAME, occulta:small_cnn; zoobot:NAME, a timm encoder with Zoobot's
+    head (linear, or of a tree of questions by options {head: dirichlet}); or file:PATH.py:FUNCTION
+    for your own (called as FUNCTION(classes=, bands=, **options); needs trust: code)."""
     weights: str
     """Path of the trained weights: .safetensors, or .pt, .pth, .ckpt that hold tensors only."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

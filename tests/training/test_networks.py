@@ -72,6 +72,35 @@ def test_a_zoobot_is_a_timm_encoder_with_dropout_and_a_linear_head():
         build("zoobot:resnet10", 5)
 
 
+def test_a_zoobot_of_a_tree_gives_the_log_concentrations_of_one_question():
+    options = {"head": "dirichlet", "answers": 7, "first": 2}
+    network = build("zoobot:resnet10t", 3, 1, options).eval()
+    # As zoobot's get_pytorch_dirichlet_head nests them.
+    assert list(network.state_dict())[-2:] == ["head.1.0.weight", "head.1.0.bias"]
+    images = torch.randn(2, 1, 64, 64)
+    z = network.head[1][0](network.encoder(images))
+    concentrations = torch.sigmoid(z) * 100 + 1
+    torch.testing.assert_close(network(images), concentrations[:, 2:5].log())
+    fractions = concentrations[:, 2:5] / concentrations[:, 2:5].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(torch.softmax(network(images), dim=1), fractions)
+    assert build("zoobot:resnet10t", 3, 1, {"head": "dirichlet"})(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "tree"}, "head = 'tree' is invalid; use linear or dirichlet"),
+        ({"head": "dirichlet", "answers": 2}, "first = 0 with 3 classes is invalid; the tree has"),
+        ({"head": "dirichlet", "answers": 5, "first": 3}, "the tree has answers 0 to 4"),
+        ({"head": "dirichlet", "dropout": 1.0}, "dropout = 1.0 is invalid"),
+        ({"answers": 5}, "options {'answers': 5} are refused"),
+    ],
+)
+def test_impossible_heads_of_a_zoobot_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build("zoobot:resnet10t", 3, 3, options)
+
+
 def test_options_reach_the_network():
     network = build("occulta:small_cnn", 4, options={"dropout": 0.5, "width": 8})
     assert [part.p for part in network.modules() if isinstance(part, nn.Dropout)] == [0.5, 0.5]

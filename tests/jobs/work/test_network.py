@@ -7,12 +7,14 @@ import sys
 from collections import OrderedDict
 
 import lightning
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 from torch import nn
 
+from attribution import MCDropout, explain
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
@@ -319,6 +321,106 @@ def test_a_zoobot_that_does_not_fit_its_checkpoint_is_explained(folder, checkpoi
     assert "the names begin with 'encoder.' and 'head.': is it a zoobot:NAME?" in text
     text = refusal(spec(folder, "zoobot:resnet10t", "zoobot.ckpt", sha256="0" * 64), 4)
     assert "get the right file, or correct the hash" in text
+
+
+@pytest.fixture
+def zoobot_state(checkpoint):
+    return {name: part.clone() for name, part in checkpoint.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("head.linear.bias"), "1 missing: head.linear.bias; name the enc"),
+        (
+            lambda state: state.update({"encoder.extra": torch.zeros(1)}),
+            "1 unexpected: encoder.extra; name the encoder, bands and options",
+        ),
+        (
+            lambda state: state.update({"head.1.0.weight": state.pop("head.linear.weight")}),
+            "1 missing: head.linear.weight; 1 unexpected: head.1.0.weight; the weights have "
+            "Zoobot's dirichlet head: set network.options.head to dirichlet",
+        ),
+    ],
+)
+def test_misfitting_weights_of_a_zoobot_are_named(folder, zoobot_state, change, message):
+    change(zoobot_state)
+    torch.save({"state_dict": zoobot_state, "hyper_parameters": {"a": 1}}, folder / "bad.ckpt")
+    assert message in refusal(spec(folder, "zoobot:resnet10t", "bad.ckpt"), 4)
+
+
+def test_hyper_parameters_that_are_code_are_refused(folder, zoobot_state, monkeypatch):
+    monkeypatch.chdir(folder)
+    torch.save({"state_dict": zoobot_state, "hyper_parameters": Evil()}, folder / "evil.ckpt")
+    text = refusal(spec(folder, "zoobot:resnet10t", "evil.ckpt"), 4)
+    assert "evil.ckpt: holds more than tensors" in text
+    assert not (folder / "ran").exists()
+
+
+TREE = {"head": "dirichlet", "answers": 7, "first": 2}
+
+
+@pytest.fixture
+def tree(folder):
+    """Save what training a Zoobot on a tree of questions does: concentrations of 7 answers."""
+    torch.manual_seed(4)
+    encoder = timm.create_model("resnet10t", num_classes=0)
+    top = nn.Sequential(nn.Linear(encoder.num_features, 7), nn.Sigmoid())
+    module = nn.ModuleDict({"encoder": encoder, "head": nn.Sequential(nn.Dropout(0.2), top)})
+    content = {"state_dict": module.state_dict(), "hyper_parameters": {"question_index_groups": 3}}
+    torch.save(content, folder / "tree.ckpt")
+    return module.eval()
+
+
+def test_votes_of_a_question_of_a_tree_are_its_share_of_the_concentrations(folder, tree):
+    section = spec(folder, "zoobot:resnet10t", "tree.ckpt", options=TREE)
+    images = torch.randn(3, 3, 64, 64)
+    network = open_network(section, 3)
+    with torch.inference_mode():
+        concentrations = 100 * tree["head"](tree["encoder"](images))[:, 2:4] + 1
+        torch.testing.assert_close(network(images), concentrations.log(), rtol=0, atol=1e-5)
+    method = MCDropout(50, outputs="vote_fractions", volunteers=40)
+    found = explain(network, images, method, micro_batch=4)
+    assert (found["vote_fraction_std"] > 0).all()
+    np.testing.assert_allclose(found["vote_fraction_mean"].sum(axis=1), 1, rtol=1e-6)
+    expected = (concentrations / concentrations.sum(dim=1, keepdim=True)).numpy()
+    error = np.abs(found["vote_fraction_mean"] - expected)
+    assert (error < found["vote_fraction_std"] + 0.01).all()
+
+
+def test_a_tree_that_does_not_fit_is_explained(folder, tree):
+    text = refusal(spec(folder, "zoobot:resnet10t", "tree.ckpt"))
+    assert "the weights have Zoobot's dirichlet head: set network.options.head to dir" in text
+    text = refusal(spec(folder, "zoobot:resnet10t", "tree.ckpt", options={"head": "dirichlet"}))
+    assert "the tree has 7 answers in the file, 2 in the network: set network.options.ans" in text
+    text = refusal(spec(folder, "timm:resnet10t", "tree.ckpt"))
+    assert "is it a zoobot:NAME, with options {head: dirichlet}?" in text
+
+
+BANDS = (1, 2, 3, 5, 10)
+FIRST = {
+    "torchvision:mobilenet_v2": "features.0.0",
+    "timm:resnet10t": "conv1.0",
+    "zoobot:convnext_atto": "encoder.stem.0",
+    "occulta:small_cnn": "features.0.0",
+}
+
+
+@pytest.mark.parametrize("architecture", FIRST)
+def test_networks_of_every_family_take_one_band_to_ten(folder, architecture):
+    images = {bands: torch.randn(2, bands, 64, 64) for bands in BANDS}
+    for bands in BANDS:
+        made = build(architecture, 2, bands).eval()
+        save_weights(made, folder / "w.safetensors")
+        network = open_network(spec(folder, architecture, "w.safetensors"), bands)
+        with torch.inference_mode():
+            assert torch.equal(network(images[bands]), made(images[bands]))
+        first = network.get_submodule(FIRST[architecture])
+        assert first.in_channels == bands
+    other = refusal(spec(folder, architecture, "w.safetensors"), 3)
+    shape = tuple(first.weight.shape)
+    assert f"1 of another shape: {FIRST[architecture]}.weight {shape} in the file" in other
+    assert f"{(shape[0], 3, *shape[2:])} in the network; name the" in other
 
 
 class Evil:
