@@ -100,8 +100,8 @@ class LayerAtlas:
 
     def draw(self, painter: Painter, on_progress: Progress | None = None) -> None:
         """Draw an icon for each populated cell, and cut its most typical object's patch out."""
-        self._add_icons(painter, on_progress)
         self._add_examples(painter)
+        self._add_icons(painter, on_progress)
         consolidate(self.root)
 
     def _add_icons(self, painter: Painter, on_progress: Progress | None) -> None:
@@ -116,7 +116,7 @@ class LayerAtlas:
             f"{self.layer}: {faithful:,} of {len(numbers):,} icons excite the direction of their "
             "own cell more than that of any other"
         )
-        self.tiles["atlas"] = (_shares(icons.image, painter.colours), _ICONS)
+        self.tiles["atlas-icons"] = (_shares(icons.image, painter.colours), _ICONS)
 
     def _add_examples(self, painter: Painter) -> None:
         starts = [0, *accumulate(survey.source.objects for survey in self.surveys)]
@@ -138,7 +138,7 @@ class LayerAtlas:
         }
         write_examples(self.group, self.cells, names, found.cosine, patches)
         low, high = np.nanpercentile(patches, _BLACK_WHITE)
-        self.tiles["examples"] = ((patches - low) / max(high - low, 1e-9), _EXAMPLES)
+        self.tiles["atlas-examples"] = ((patches - low) / max(high - low, 1e-9), _EXAMPLES)
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """Give names and pictures."""

@@ -201,7 +201,9 @@ def _create(
     attributes: Mapping[str, Any] | None = None,
 ) -> zarr.Array[Any]:
     first, text = dims[0], dtype is str
-    chunks = (min(_CHUNK, shape[0]), *shape[1:]) if first == "object" else shape
+    # Pictures are read a row of cells at a time, everything else of the cells at once.
+    together = {"object": _CHUNK, "y": 1 if len(shape) > 3 else shape[0]}.get(first, shape[0])
+    chunks = (min(together, shape[0]), *shape[1:])
     described = {"long_name": long_name} | ({"convention": convention} if convention else {})
     return group.create_array(
         name,

@@ -233,7 +233,8 @@ def test_two_surveys_that_are_one_lie_in_the_same_places(folder, both):
 def test_the_pictures_are_drawn_and_on_the_report(folder, both):
     product, _ = both
     names = [path.name for path in product.figures]
-    assert names == [f"{NAME}-{what}.png" for what in ("atlas", "examples", "cells", "surveys")]
+    kinds = ("atlas-examples", "atlas-icons", "cells", "surveys")
+    assert names == [f"{NAME}-{kind}.png" for kind in kinds]
     for path in product.figures:
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 10
