@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from attribution.inceptionism import ClassImage, Colours
 from attribution.inceptionism.feature_inversion import LEAST_COSINE, POWER, RIDGE
 
+from ..products import write_array
 from .cells import Cells, dominant
 from .icons import Box, Icons
 
@@ -40,7 +41,8 @@ class ObjectStore:
         group = root.create_group("objects")
 
         def array(name: str, dtype: Any, long_name: str, convention: str) -> zarr.Array[Any]:
-            return _create(group, name, (objects,), dtype, ("object",), long_name, convention)
+            described = _described(dtype, long_name, convention)
+            return _create(group, name, (objects,), _CHUNK, dtype, ("object",), described)
 
         self._arrays = {
             "id": array("id", str, "identifier of the object", "in the order of each catalogue"),
@@ -113,16 +115,14 @@ def write_icons(
         "valid_low": colours.low.tolist(),
         "valid_high": colours.high.tolist(),
     }
-    _put(
-        group,
-        "icon",
-        _spread(cells, icons.image),
-        (*_GRID, "band", "icon_y", "icon_x"),
+    described = _described(
+        "float32",
         "icon of the cell, at the network's input",
         "Carter et al. 2019: argmax of (a . d) max(0.1, cos(a, d))^4 with a what the middle of the "
         "layer puts out and d = M^-1 v of the cell's mean v; the part of the image that it sees",
-        attributes=attributes,
     )
+    dims = (*_GRID, "band", "icon_y", "icon_x")
+    _put_pictures(group, "icon", _spread(cells, icons.image), dims, described | attributes)
     for name, values, long_name, convention in (
         ("icon_cosine", icons.cosine, "cosine of the icon's activation and its direction", ""),
         (
@@ -160,8 +160,8 @@ def write_examples(
     long_name = "cosine of the most typical object's activation and the cell's mean"
     _put(group, "example_cosine", _spread(cells, cosine), _GRID, long_name)
     dims, long_name = (*_GRID, "band", "patch_y", "patch_x"), "what the place sees of the example"
-    convention = "at the network's input; NaN beyond the image"
-    _put(group, "patch", _spread(cells, patches), dims, long_name, convention)
+    described = _described("float32", long_name, "at the network's input; NaN beyond the image")
+    _put_pictures(group, "patch", _spread(cells, patches), dims, described)
 
 
 def _spread(cells: Cells, values: NDArray[Any]) -> NDArray[Any]:
@@ -180,40 +180,47 @@ def _put(
     long_name: str,
     convention: str = "",
     units: str = "1",
-    attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    dtype = str if values.dtype.kind in "OU" else values.dtype
-    array = _create(
-        group, name, values.shape, dtype, dims, long_name, convention, units, attributes
-    )
-    array[...] = values
+    write_array(group, name, values, dims, _described(values.dtype, long_name, convention, units))
+
+
+def _put_pictures(
+    group: zarr.Group,
+    name: str,
+    pictures: NDArray[np.float32],
+    dims: tuple[str, ...],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a picture for each cell, a row of cells to a file."""
+    array = _create(group, name, pictures.shape, 1, "float32", dims, attributes)
+    array[...] = pictures
+
+
+def _described(dtype: Any, long_name: str, convention: str, units: str = "1") -> dict[str, str]:
+    described = {"long_name": long_name} | ({"convention": convention} if convention else {})
+    return described | ({"units": units} if np.dtype(dtype).kind in "fiu" else {})
 
 
 def _create(
     group: zarr.Group,
     name: str,
     shape: tuple[int, ...],
+    together: int,
     dtype: Any,
     dims: tuple[str, ...],
-    long_name: str,
-    convention: str,
-    units: str = "1",
-    attributes: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any],
 ) -> zarr.Array[Any]:
-    first, text = dims[0], dtype is str
-    # Pictures are read a row of cells at a time, everything else of the cells at once.
-    together = {"object": _CHUNK, "y": 1 if len(shape) > 3 else shape[0]}.get(first, shape[0])
-    chunks = (min(together, shape[0]), *shape[1:])
-    described = {"long_name": long_name} | ({"convention": convention} if convention else {})
+    """Create an array that is written piece by piece."""
+    text = dtype is str
     return group.create_array(
         name,
         shape=shape,
-        chunks=tuple(max(1, size) for size in chunks),
+        chunks=(min(together, shape[0]), *(max(1, size) for size in shape[1:])),
         dtype=dtype,
         fill_value=None if text or np.dtype(dtype).kind != "f" else np.nan,
         compressors=_TEXT_CODECS if text else _CODECS,
         dimension_names=dims,
-        attributes={**described, **({} if text else {"units": units}), **(attributes or {})},
+        attributes=dict(attributes),
         chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
     )
