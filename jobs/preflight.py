@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -118,19 +119,13 @@ def check_group_by(job: AttributionJob, catalogue: Catalogue) -> None:
 
 
 def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
-    """Refuse a network that does not take the image shape or give the classes."""
+    """Refuse a network that does not take the image shape, give the classes or mean its answer."""
     dtype = next(network.parameters(), torch.zeros(())).dtype
     shape = workload.image_shape
-    try:
-        with torch.inference_mode():
-            logits = network(torch.zeros((1, *shape), dtype=dtype))
-    except Exception as error:  # a user's own network may raise anything
-        reason = " ".join(str(error).split())
-        raise RefusedError(
-            f"network: it does not accept images of shape {shape}: {type(error).__name__}: "
-            f"{reason}; "
-            "set network.preprocess.size to the size it was trained at"
-        ) from error
+    black = torch.zeros((1, *shape), dtype=dtype)
+    # What a network draws itself must not move global state.
+    with torch.random.fork_rng(devices=[]):
+        logits = _answer(network, black)
     if not isinstance(logits, torch.Tensor):
         raise RefusedError(
             f"network: it returned a {type(logits).__name__}, expected one tensor of logits; "
@@ -142,3 +137,32 @@ def _check_network(network: nn.Module, workload: AttributionWorkload) -> None:
             f"network: its output has shape {tuple(logits.shape)} for one image, expected "
             f"(1, {classes}); make network.classes agree with the network"
         )
+    noise = torch.randn(black.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        first, second = (_answer(network, noise) for _ in range(2))
+    if not any(found.isfinite().all() for found in (logits, first, second)):
+        raise RefusedError(
+            "network: its logits are not finite, neither for a black image nor for noise; look for "
+            "a division by zero or a negative running_var in its batch norms, or take an earlier "
+            "checkpoint"
+        )
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+        change = float((first - second).abs().max())
+        raise RefusedError(
+            f"network: it answers the same image differently each time, by {change:.2g}, so no "
+            "result could be repeated; dropout that stays on when predicting must be an "
+            "nn.Dropout, which mc_dropout samples"
+        )
+
+
+def _answer(network: nn.Module, images_NCHW: torch.Tensor) -> Any:
+    try:
+        with torch.inference_mode():
+            return network(images_NCHW)
+    except Exception as error:  # a user's own network may raise anything
+        reason = " ".join(str(error).split())
+        raise RefusedError(
+            f"network: it does not accept images of shape {tuple(images_NCHW.shape[1:])}: "
+            f"{type(error).__name__}: {reason}; "
+            "set network.preprocess.size to the size it was trained at"
+        ) from error

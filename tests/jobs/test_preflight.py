@@ -124,6 +124,75 @@ def test_a_refusal_ends_with_code_2_and_leaves_no_run(folder):
     assert not (folder / "run").exists()
 
 
+NET = """\
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, x):
+        return FORWARD
+
+def build(classes, bands):
+    return Net(classes)
+"""
+MEANS = "self.head(x.mean((2, 3)))"
+
+
+def own_network(folder, forward):
+    """Write a job file with a network of the user's own."""
+    (folder / "net.py").write_text(NET.replace("FORWARD", forward))
+    space = {}
+    exec(NET.replace("FORWARD", forward), space)
+    torch.manual_seed(0)
+    save_weights(space["build"](3, 3), folder / "own.safetensors")
+    text = JOB.replace("METHODS", "[{method: saliency}]").replace("WEIGHTS", "own.safetensors")
+    text = text.replace("architecture: ARCHITECTURE", "architecture: file:net.py:build")
+    path = folder / "own.yaml"
+    path.write_text(text.replace("  classes:", "  trust: code\n  classes:"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("forward", "fact"),
+    [
+        (f"{MEANS} / 0", "its logits are not finite, neither for a black image nor for noise"),
+        (f"{MEANS}.fill_(float('nan'))", "or take an earlier checkpoint"),
+        (
+            "nn.functional.dropout(self.head(x.amax((2, 3))), 0.5, True)",
+            "it answers the same image differently each time, by ",
+        ),
+        (f"{MEANS} + torch.rand(1)", "must be an nn.Dropout, which mc_dropout samples"),
+    ],
+)
+def test_a_network_whose_answers_mean_nothing_is_refused(folder, forward, fact):
+    before = torch.get_rng_state()
+    path = own_network(folder, forward)
+    torch.set_rng_state(before)
+    with pytest.raises(RefusedError) as caught:
+        plan_job(load_job(path))
+    assert torch.equal(torch.get_rng_state(), before)
+    text = str(caught.value)
+    assert fact in text
+    assert text.startswith("network: ")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        # Either makes nonsense of one of the images that are tried, and sense of galaxies.
+        "self.head(((x - x.mean()) / x.std()).amax((2, 3)))",
+        "self.head(torch.sqrt(x).mean((2, 3)))",
+    ],
+)
+def test_a_network_that_can_not_answer_for_every_image_is_accepted(folder, forward):
+    assert plan_job(load_job(own_network(folder, forward))).units.objects == 1
+
+
 def test_an_object_whose_output_is_not_finite_is_quarantined_alone(folder, tmp_path):
     path = job_file(folder, "small", [{"method": "saliency"}])
     alone = execute(plan_job(load_job(path, [f"output={tmp_path / 'alone'}"])), SerialPool)
