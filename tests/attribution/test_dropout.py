@@ -220,6 +220,7 @@ def test_statistics_are_those_of_the_samples(masks, classifier):
 
 
 @pytest.mark.slow  # the peer imports a training framework
+@pytest.mark.filterwarnings("ignore:Metric `VariationRatio` will save all predictions")
 def test_torch_uncertainty_agrees(classifier):
     metrics = pytest.importorskip("torch_uncertainty.metrics")
     network, images = classifier
@@ -230,6 +231,12 @@ def test_torch_uncertainty_agrees(classifier):
     np.testing.assert_allclose(found["mutual_information"], information, rtol=1e-6)
     total = metrics.Entropy(reduction="none")(p_NTK.mean(dim=1))
     np.testing.assert_allclose(found["predictive_entropy"], total, rtol=1e-6)
+    np.testing.assert_allclose(found["expected_entropy"], total - information, rtol=1e-6)
+    # The peer's modal class is that of the mean prediction, ours the one that most samples choose.
+    same = p_NTK.mean(dim=1).argmax(dim=1) == p_NTK.argmax(dim=2).mode(dim=1).values
+    assert same.any()
+    ratio = metrics.VariationRatio(reduction="none", probabilistic=False)(p_NTK.transpose(0, 1))
+    np.testing.assert_allclose(found["variation_ratio"][same], ratio[same], atol=1e-6)
 
 
 # A linear network w . dropout_p(x): mean w . x, variance p / (1 - p) sum w^2 x^2.

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conformance.methods import convolutional_network
 
-from attribution import GradientXInput, IntegratedGradients, Saliency, explain
+from attribution import GradientXInput, IntegratedGradients, Saliency, SmoothGrad, explain
 from attribution.batch import Batch
-from attribution.quality import Deletion, MaxSensitivity
+from attribution.quality import Deletion, Infidelity, MaxSensitivity
 from attribution.quality.randomisation import rank_correlation
 from attribution.summary import summarise
 
@@ -52,8 +52,7 @@ def score(metric, network, images, maps, **options):
             y_batch=np.full(len(images), TARGET),
             a_batch=maps,
             device="cpu",
-            softmax=True,
-            **options,
+            **{"softmax": True, **options},
         )
     return np.asarray(found)
 
@@ -91,6 +90,57 @@ def test_max_sensitivity_with_the_same_noise(network, images):
     before = maps(network, images, None)
     peer = score(metric, network, images, before, explain_func=maps)
     np.testing.assert_allclose(found["max_sensitivity"][:, 0, 0], peer, rtol=1e-9)
+
+
+@pytest.mark.parametrize("judged", [Saliency(), SmoothGrad(3)])  # far from being contributions
+def test_infidelity_of_the_one_patch_that_is_the_image(network, judged):
+    # With more patches the peer never puts an earlier one back.
+    network = copy.deepcopy(network).float()
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    maps = explain(network, images, judged, targets=TARGET)["attribution"]
+    method = Infidelity(of=(judged,), samples=1, window=8)
+    found = explain(network, images, method, targets=TARGET)["infidelity"]
+    metric = quantus.Infidelity(
+        perturb_patch_sizes=[8], n_perturb_samples=1, perturb_baseline=0.0, **PLAIN
+    )
+    # The peer multiplies maps by the change of the image, which contributions already hold.
+    peer = score(metric, network, images, maps / images.numpy(), softmax=False)
+    assert (peer > 1e-3).all()
+    np.testing.assert_allclose(found[:, 0, 0], peer, rtol=1e-5)
+
+
+def test_the_correlations_of_cascading_randomisation(network, images):
+    network, images = copy.deepcopy(network).float(), images.float()
+    options = {"targets": TARGET, "micro_batch": 4}
+    made = []
+
+    def maps(model, inputs, targets, **_):
+        made.append(explain(model, torch.as_tensor(inputs), Saliency(), **options)["attribution"])
+        return made[-1]
+
+    before = maps(network, images, None)
+    metric = quantus.MPRT(**{**PLAIN, "abs": True})
+    with torch.random.fork_rng():
+        peer = score_of_layers(metric, network, images, before, maps)
+    # Called first on the network itself, as the peer does, and then with one more random layer.
+    assert next(iter(peer)) == "original"
+    assert len(made) == 1 + len(peer)
+    for correlations, after in zip(peer.values(), made[1:], strict=True):
+        ours = [rank_correlation(a, b) for a, b in zip(before[:, 0], after[:, 0], strict=True)]
+        np.testing.assert_allclose(ours, correlations, rtol=0, atol=1e-6)
+
+
+def score_of_layers(metric, network, images, before, maps):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return metric(
+            model=network,
+            x_batch=images.numpy(),
+            y_batch=np.full(len(images), TARGET),
+            a_batch=before,
+            device="cpu",
+            explain_func=maps,
+        )
 
 
 def test_the_correlation_of_model_randomisation():
