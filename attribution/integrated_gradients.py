@@ -2,38 +2,33 @@
 
 Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", equation 1.
 
-Shape suffixes: N objects, T targets, P parts (nodes of the paths), K classes, D draws of the
-baseline, C channels, H height, W width.
+Shape suffixes: N objects, T targets, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from .arrays import ArraySpec, Layout
 from .batch import Batch
-from .fills import (
-    Constant,
-    FromImage,
-    canvas,
-    check_channels,
-    check_fill,
-    fill_attributes,
-    is_constant,
-)
+from .fills import Constant, FromImage, check_channels, check_fill, fill_attributes
 from .method import Method, Targets
 from .partials import Array, Rule, add
-from .quadrature import QuadratureRule, quadrature
+from .paths import Paths
+from .quadrature import QuadratureRule
 from .targets import NO_TARGET
+
+_MARGIN = 1.25
+"""How many more steps than its estimate calls for a map is made again with: one repetition then
+mostly does."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,12 @@ class IntegratedGradients(Method):
     the norm of their difference over the norm of the map. It follows the map's true error where the
     gap does not, and is cautious: for ReLU networks 3 to 5 times that error. Of several draws it
     compares the maps of every other draw instead, whose spread is the larger error.
+
+    With a ``tolerance`` each map, of one object and one target, is made again with more nodes while
+    its estimate is larger: with as many as that estimate calls for, since the error of ReLU
+    networks falls as 1 / steps. ``steps`` says how many it took. A map that reaches ``max_steps``
+    is kept as it is, and its estimate tells how far it got. This needs the whole map, so it happens
+    where the parts have been merged.
     """
 
     steps: int = 50
@@ -63,7 +64,7 @@ class IntegratedGradients(Method):
     draws: int = 1
     """Draws of sky noise, whose attributions are averaged; each has a path of its own."""
     tolerance: float | None = None
-    """Largest error_estimate that is accepted: a map with a larger one is made again with twice the
+    """Largest error_estimate that is accepted: a map with a larger one is made again with more
     steps until it is met, or max_steps is reached. None takes every map as it is."""
     max_steps: int = 800
     """Most nodes on the path that tolerance may lead to."""
@@ -105,7 +106,7 @@ class IntegratedGradients(Method):
 
     @override
     def parts(self, image_shape: tuple[int, int, int]) -> int:
-        return self.draws * self.steps
+        return self._paths.nodes
 
     @override
     def terms(self, batch: Batch, targets_NT: Targets, parts: range) -> dict[str, Array]:
@@ -115,32 +116,24 @@ class IntegratedGradients(Method):
             asked = np.flatnonzero(targets_NT[n] != NO_TARGET)
             if asked.size:
                 classes = targets_NT[n, asked].tolist()
-                for half, attributions in self._along_paths(batch, n, classes, parts).items():
+                for half, attributions in self._paths.attribute(batch, n, classes, parts).items():
                     halves[half][n, asked] = [attributions[c] for c in classes]
-        return {**halves, "difference": self._difference(batch, targets_NT, parts)}
+        return {**halves, "difference": self._paths.difference(batch, targets_NT, parts)}
 
     @override
     def finish(
         self, total: Mapping[str, Array], batch: Batch, targets_NT: Targets, layout: Layout
     ) -> dict[str, Array]:
-        arrays = self._finished(total, targets_NT, layout)
         if self.tolerance is None:
-            return arrays
-        arrays["steps"] = np.where(targets_NT == NO_TARGET, -1, self.steps).astype(np.int32)
-        method = self
-        while 2 * method.steps <= self.max_steps:
-            left_NT = (arrays["error_estimate"] > self.tolerance) & (targets_NT != NO_TARGET)
-            if not left_NT.any():
-                break
-            method = replace(method, steps=2 * method.steps)
-            targets_NT = np.where(left_NT, targets_NT, NO_TARGET)
-            partial = method.partial(batch, targets_NT)
-            blocks = method.blocks(layout.image_shape, batch.block_length)
-            better = method._finished(partial.total(blocks), targets_NT, layout)
-            better["steps"] = np.full_like(arrays["steps"], method.steps)
-            for name, values in better.items():
-                arrays[name][left_NT] = values[left_NT]
-        return arrays
+            found = self._measured(total)
+        else:
+            # Measures of quality finish the same maps again; copies, since results may be changed.
+            kept = batch.once(
+                ("refined", self, targets_NT.tobytes()),
+                lambda: self._refined(total, batch, targets_NT),
+            )
+            found = {name: values.copy() for name, values in kept.items()}
+        return found | {"attribution": layout.reduce(found["attribution"])}
 
     @override
     def arrays(self, layout: Layout) -> tuple[ArraySpec, ...]:
@@ -181,7 +174,8 @@ class IntegratedGradients(Method):
             "steps",
             *per_target,
             "nodes on the path",
-            convention="doubled until error_estimate is at most the tolerance; -1 without a target",
+            convention="as many as bring error_estimate to the tolerance, max_steps at most; "
+            "-1 without a target",
             dtype="int32",
             attributes=parameters,
         )
@@ -189,8 +183,8 @@ class IntegratedGradients(Method):
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
-        nodes = float(self.draws * self.steps)
-        baselines = 0.0 if self._is_shared else float(self.draws)
+        nodes = float(self._paths.nodes)
+        baselines = 0.0 if self._paths.is_shared else float(self.draws)
         return (nodes + baselines, nodes * layout.targets)
 
     @override
@@ -209,103 +203,54 @@ class IntegratedGradients(Method):
         return described
 
     @property
-    def _is_shared(self) -> bool:
-        """Whether all objects have the same baseline."""
-        return is_constant(self.baseline)
+    def _paths(self) -> Paths:
+        baseline = 0.0 if self.baseline == "black" else self.baseline
+        return Paths(self.steps, self.rule, baseline, self.blur_sigma, self.draws)
 
-    def _baseline(self, batch: Batch, n: int, draw: int) -> Tensor:
-        """Return where a path of object ``n`` begins, (C, H, W)."""
-        fill = 0.0 if self.baseline == "black" else self.baseline
-        found = canvas(batch, n, fill, blur_sigma=self.blur_sigma, draw=draw)
-        return found.expand_as(batch.images[n])
-
-    def _paths(self, parts: range) -> list[tuple[int, NDArray[np.intp]]]:
-        """Cut a block into paths: number of the draw, and of the nodes on its path."""
-        draws = range(parts.start // self.steps, (parts.stop - 1) // self.steps + 1)
-        part_P = np.asarray(parts)
-        return [(d, part_P[part_P // self.steps == d] - d * self.steps) for d in draws]
-
-    def _along_paths(
-        self, batch: Batch, n: int, classes: Sequence[int], parts: range
-    ) -> dict[str, dict[int, Array]]:
-        """Attribute a block of object ``n``'s nodes: (C, H, W) by half and class."""
-        nodes, weights = quadrature(self.rule, self.steps)
-        image_CHW, paths = batch.images[n], self._paths(parts)
-        starts = [self._baseline(batch, n, draw) for draw, _ in paths]
-        rows = [
-            start_CHW + self._column(nodes[node_P], image_CHW) * (image_CHW - start_CHW)
-            for start_CHW, (_, node_P) in zip(starts, paths, strict=True)
-        ]
-        gradients = batch.gradients(torch.cat(rows), classes)
-        zero = torch.zeros_like(image_CHW, dtype=torch.float64)
-        sums = {half: dict.fromkeys(gradients, zero) for half in ("even", "odd")}
-        for c, gradient in gradients.items():
-            some = torch.split(gradient, [len(node_P) for _, node_P in paths])
-            for start_CHW, gradient_PCHW, (draw, node_P) in zip(starts, some, paths, strict=True):
-                step_CHW = (image_CHW - start_CHW).double()
-                for half, weight in self._by_half(draw, node_P, weights).items():
-                    weight_P = torch.as_tensor(weight, device=step_CHW.device)
-                    mean_CHW = torch.tensordot(weight_P, gradient_PCHW.double(), dims=1)
-                    sums[half][c] = sums[half][c] + mean_CHW * step_CHW
-        return {half: {c: s.cpu().numpy() for c, s in of.items()} for half, of in sums.items()}
-
-    def _by_half(
-        self, draw: int, node_P: NDArray[np.intp], weights: NDArray[np.float64]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Return the weights of nodes in each half: of every other node, or every other draw."""
-        weight_P = weights[node_P] / self.draws
-        number_P = node_P if self.draws == 1 else np.full_like(node_P, draw)
-        return {"even": weight_P * (number_P % 2 == 0), "odd": weight_P * (number_P % 2 == 1)}
-
-    @property
-    def _shares(self) -> tuple[float, float]:
-        """Sums of the weights in each half."""
-        if self.draws > 1:
-            odd = self.draws // 2 / self.draws
-            return 1 - odd, odd
-        _, weights = quadrature(self.rule, self.steps)
-        return float(weights[0::2].sum()), float(weights[1::2].sum())
-
-    def _finished(
-        self, total: Mapping[str, Array], targets_NT: Targets, layout: Layout
-    ) -> dict[str, Array]:
+    def _measured(self, total: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the map, (N, T, C, H, W), and its errors."""
         attribution_NTCHW = total["even"] + total["odd"]
-        even, odd = self._shares
+        even, odd = self._paths.shares
         spread_NT = _norm(total["even"] / even - total["odd"] / odd)
         size_NT = _norm(attribution_NTCHW)
         return {
-            "attribution": layout.reduce(attribution_NTCHW),
+            "attribution": attribution_NTCHW,
             "completeness_gap": attribution_NTCHW.sum(axis=(2, 3, 4)) - total["difference"],
             "error_estimate": np.divide(
                 spread_NT, size_NT, out=np.zeros_like(spread_NT), where=size_NT > 0
             ),
         }
 
-    @staticmethod
-    def _column(nodes: NDArray[np.float64], images: Tensor) -> Tensor:
-        return torch.as_tensor(nodes, dtype=images.dtype, device=images.device)[:, None, None, None]
+    def _refined(
+        self, total: Mapping[str, Array], batch: Batch, targets_NT: Targets
+    ) -> dict[str, Array]:
+        """Bring all maps to the tolerance; what is done for one follows from that one alone."""
+        found = self._measured(total)
+        steps_NT = np.where(targets_NT == NO_TARGET, -1, self.steps).astype(np.int32)
+        found["steps"] = steps_NT
+        while (wanted_NT := self._wanted(steps_NT, found["error_estimate"])).any():
+            for steps in np.unique(wanted_NT[wanted_NT > 0]).tolist():
+                again_NT = wanted_NT == steps
+                method = replace(self, steps=steps)
+                partial = method.partial(batch, np.where(again_NT, targets_NT, NO_TARGET))
+                blocks = -(-method._paths.nodes // batch.block_length)
+                better = method._measured(partial.total(blocks))
+                for name, values in better.items():
+                    found[name][again_NT] = values[again_NT]
+                steps_NT[again_NT] = steps
+        return found
 
-    def _difference(self, batch: Batch, targets_NT: Targets, parts: range) -> NDArray[np.float64]:
-        """F(x) - F(baseline), of each draw contributed once: by the block with its first node."""
-        difference_NT = np.zeros(targets_NT.shape)
-        draws = [draw for draw, node_P in self._paths(parts) if node_P[0] == 0]
-        if not draws or not batch.indices:
-            return difference_NT
-        classes_NT = np.maximum(targets_NT, 0)
-        score_NK = batch.logits_NK.double().cpu().numpy()
-        shared_1K = self._scores(batch, batch.indices[0], draws) if self._is_shared else None
-        for n in batch.indices:
-            if (targets_NT[n] == NO_TARGET).all():
-                continue
-            start_DK = self._scores(batch, n, draws) if shared_1K is None else shared_1K
-            drop_K = (score_NK[n] - start_DK).sum(axis=0) / self.draws
-            difference_NT[n] = drop_K[classes_NT[n]]
-        return difference_NT
-
-    def _scores(self, batch: Batch, n: int, draws: Sequence[int]) -> NDArray[np.float64]:
-        """Return the scores of object ``n``'s baselines, (draws, K)."""
-        rows = torch.stack([self._baseline(batch, n, draw) for draw in draws])
-        return batch.forward(rows).double().cpu().numpy()
+    def _wanted(
+        self, steps_NT: NDArray[np.int32], estimate_NT: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Return the steps that a map is to be made again with; 0 where it is good as it is."""
+        assert self.tolerance is not None
+        excess_NT = np.minimum(estimate_NT / self.tolerance, self.max_steps)
+        # Whole multiples: maps with the same number of steps are made together.
+        multiple_NT = np.ceil(_MARGIN * excess_NT * steps_NT / self.steps)
+        again_NT = (excess_NT > 1) & (steps_NT < self.max_steps)
+        wanted_NT = np.where(again_NT, multiple_NT * self.steps, 0).astype(np.int64)
+        return np.minimum(wanted_NT, self.max_steps)
 
 
 def _norm(map_NTCHW: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -7,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attribution import IntegratedGradients, explain
+from attribution import IntegratedGradients, Layout, explain
 from attribution.batch import Needs
-from attribution.explain import make_batch
+from attribution.explain import complete, make_batch
 from attribution.fills import canvas
 from attribution.quadrature import QuadratureRule, quadrature
 
@@ -44,6 +45,13 @@ def test_gauss_legendre_is_exact_for_polynomials_of_degree_2n_minus_1(steps, dat
     degree = data.draw(st.integers(0, 2 * steps - 1))
     nodes, weights = quadrature("gauss_legendre", steps)
     assert weights @ nodes**degree == pytest.approx(1 / (degree + 1), rel=1e-12)
+
+
+def test_nodes_and_weights_are_computed_once_and_stay():
+    first, again = quadrature("gauss_legendre", 6), quadrature("gauss_legendre", 6)
+    assert first is again
+    with pytest.raises(ValueError, match="read-only"):
+        first[0][0] = 1.0
 
 
 def test_gauss_legendre_is_not_exact_beyond():
@@ -244,6 +252,25 @@ def test_the_gap_refers_to_the_mean_over_draws():
     np.testing.assert_allclose(arrays["completeness_gap"], gap, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({}, {"baseline": "black"}),
+        ({"baseline": (0.5, 1.0)}, {"baseline": [0.5, 1.0]}),
+        ({"baseline": "blur", "blur_sigma": 2.0}, {"baseline": "blur", "blur_sigma": 2.0}),
+        ({"baseline": "sky_noise", "draws": 3}, {"baseline": "sky_noise", "draws": 3}),
+        ({"tolerance": 0.1}, {"baseline": "black", "tolerance": 0.1, "max_steps": 800}),
+    ],
+)
+def test_arrays_tell_where_paths_began(parameters, told):
+    method = IntegratedGradients(**parameters)
+    for spec in method.arrays(Layout((2, 5, 6), 3)):
+        attributes = dict(spec.attributes)
+        attributes.pop("channels", None)
+        assert attributes == {"steps": 50, "rule": "gauss_legendre", **told}
+    assert ("Erion 2021" in method.arrays(Layout((2, 5, 6), 3))[0].convention) == (method.draws > 1)
+
+
 def test_a_baseline_with_another_number_of_channels_is_refused(linear, some_images):
     method = IntegratedGradients(3, baseline=(0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match="baseline has 3 values, the image has 2 channels"):
@@ -255,28 +282,65 @@ def test_a_baseline_with_another_number_of_channels_is_refused(linear, some_imag
 
 def test_objects_are_refined_until_the_estimate_is_met_or_steps_run_out():
     network, images = rectifier_network()
-    tolerance, most = 0.1, 64
-    method = IntegratedGradients(4, "midpoint", tolerance=tolerance, max_steps=most)
-    targets = [0, 2]
-    found = explain(network, images, method, targets=targets, precision="float64", micro_batch=16)
-    levels = {
-        steps: explain(
-            network,
-            images,
-            IntegratedGradients(steps, "midpoint"),
-            targets=targets,
-            precision="float64",
-            micro_batch=16,
-        )
-        for steps in (4, 8, 16, 32, 64)
-    }
-    assert len(set(found["steps"].ravel().tolist())) > 2
-    for place, used in np.ndenumerate(found["steps"]):
+    tolerance, most = 0.25, 22
+
+    def made(steps=4, **parameters):
+        return explain(
+            network, images, IntegratedGradients(steps, "midpoint", **parameters), targets=[0, 2],
+            precision="float64", micro_batch=16,
+        )  # fmt: skip
+
+    found = made(tolerance=tolerance, max_steps=most)
+    used = found["steps"]
+    levels = {steps: made(steps) for steps in np.unique(used).tolist()}
+    assert {4, most} < levels.keys()
+    assert all(steps % 4 == 0 for steps in levels if steps != most)
+    for place, steps in np.ndenumerate(used):
         for name in ("attribution", "completeness_gap", "error_estimate"):
-            np.testing.assert_array_equal(found[name][place], levels[used][name][place])
-        assert used == most or found["error_estimate"][place] <= tolerance
-        for fewer in (steps for steps in levels if steps < used):
-            assert levels[fewer]["error_estimate"][place] > tolerance
+            np.testing.assert_array_equal(found[name][place], levels[steps][name][place])
+    first = levels[4]["error_estimate"]
+    np.testing.assert_array_equal(used == 4, first <= tolerance)
+    assert ((found["error_estimate"] <= tolerance) | (used == most)).all()
+    # At least as many as an error that falls as 1 / steps asks for.
+    again = used > 4
+    assert (used >= np.minimum(4 * first / tolerance, most))[again].all()
+
+
+def test_the_last_steps_are_max_steps_and_the_estimate_tells_how_far_they_got():
+    network, images = rectifier_network()
+    method = IntegratedGradients(4, tolerance=1e-6, max_steps=7)
+    arrays = explain(network, images[:3], method, precision="float64", micro_batch=4)
+    assert (arrays["steps"] == 7).all()
+    assert (arrays["error_estimate"] > 1e-6).all()
+    plain = explain(network, images[:3], IntegratedGradients(7), precision="float64", micro_batch=4)
+    np.testing.assert_array_equal(arrays["attribution"], plain["attribution"])
+
+
+def test_a_map_without_evidence_is_exact_at_once(formula):
+    network = formula(lambda x: 0 * x.flatten(1)[:, :2])
+    method = IntegratedGradients(2, tolerance=1e-6)
+    arrays = explain(network, torch.randn(2, 1, 3, 3), method)
+    assert (arrays["steps"] == 2).all()
+    assert (arrays["error_estimate"] == 0).all()
+
+
+def test_maps_that_are_finished_again_are_not_refined_again():
+    network, images = rectifier_network()
+    method = IntegratedGradients(4, tolerance=0.04)
+    batch = make_batch(network, images[:4], list("abcd"), 4, seed=0, needs=method.needs)
+    targets, layout = np.array([[0], [1], [2], [0]]), Layout((1, 5, 6), 3, channels="keep")
+    partial = method.partial(batch, targets)
+    first = complete(method, partial, batch, targets, layout)
+    passes = replace(batch.passes)
+    kept = {name: values.copy() for name, values in first.items()}
+    for values in first.values():
+        values[...] = 0
+    for name, values in complete(method, partial, batch, targets, layout).items():
+        np.testing.assert_array_equal(values, kept[name])
+    assert batch.passes == passes
+    assert kept["steps"].min() > 4
+    # One repetition did for each of them.
+    assert passes.backward == 4 * 4 + sum(kept["steps"].ravel())
 
 
 def test_an_object_is_refined_the_same_in_any_company():
