@@ -22,6 +22,7 @@ from .methods import SECTIONS
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _UNKNOWN = "unknown field"
+_EXPECTED = re.compile(r"[Ii]nput should be (?P<what>.*?)(?P<end>(, found .*)?)")
 
 
 def load_job(path: Path, changes: Sequence[str] = ()) -> JobSpec:
@@ -195,13 +196,26 @@ def _problems(
     """One clause per place; the alternatives of a union that all failed are joined by 'or'."""
     found: dict[str, list[str]] = {}
     for detail in error.errors():
+        # Entries that are wrong are not counted, which makes no list too short.
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue
         place = _place(detail, data)
         message = _message(detail, data, model)
         if message not in found.setdefault(place, []):
             found[place].append(message)
     # A misspelt field first: it is often why another one is missing.
     for place, messages in sorted(found.items(), key=lambda item: _UNKNOWN not in item[1][0]):
-        yield f"{where}: {place + ': ' if place else ''}{', or '.join(messages)}"
+        yield f"{where}: {place + ': ' if place else ''}{_alternatives(messages)}"
+
+
+def _alternatives(messages: Sequence[str]) -> str:
+    """Join messages by 'or'; how they all begin and end is said once."""
+    kinds = [_EXPECTED.fullmatch(message) for message in messages]
+    ends = {kind and kind["end"] for kind in kinds}
+    if len(messages) == 1 or len(ends) > 1 or None in ends:
+        return ", or ".join(messages)
+    *first, last = (kind["what"] for kind in kinds if kind)
+    return f"input should be {', '.join(first)} or {last}{ends.pop()}"
 
 
 def _place(detail: ErrorDetails, data: Any) -> str:

@@ -30,7 +30,7 @@ def load(tmp_path, text, *changes):
     [
         ("window", "windw", r"methods\[0\]\.windw: unknown field; did you mean 'window'\?"),
         ("method: occlusion", "method: oclusion", r"methods\[0\]: .* did you mean 'occlusion'\?"),
-        ("window: 32", "window: wide", r"methods\[0\]\.window: .*integer, found 'wide'"),
+        ("window: 32", "window: wide", r"methods\[0\]\.window: .*integer or a list, found 'wide'"),
         ("name: why", "name: ../x", r"name: .* found '\.\./x'"),
         ("kind: attribution", "kind: atribution", r"kind: 'atribution' is unknown"),
         ("samples: 10", "samples: yes", r"methods\[1\]\.samples: .*integer, found True"),
@@ -49,6 +49,60 @@ def test_mistakes_are_told_in_one_line(tmp_path, old, new, message):
         load(tmp_path, JOB.replace(old, new, 1))
     assert str(caught.value).startswith("job.yaml:")
     assert "\n" not in str(caught.value)
+
+
+PATHS = "{method: integrated_gradients, FIELDS}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "baseline: white",
+            r"methods\[0\]\.baseline: input should be 'black', a valid number, a list or "
+            r"'image_mean', 'blur' or 'sky_noise', found 'white'",
+        ),
+        ("baseline: [0.1, x]", r"methods\[0\]\.baseline\[1\]: .*a valid number, found 'x'"),
+        ("baseline: []", r"methods\[0\]: baseline is \(\); choose a finite number, one per chann"),
+        ("baseline: .inf", r"methods\[0\]: baseline is inf; choose a finite number"),
+        ("baselin: blur", r"methods\[0\]\.baselin: unknown field; did you mean 'baseline'\?"),
+        ("draws: 3", r"methods\[0\]: draws is 3, but all draws of baseline 'black' are the same"),
+        ("baseline: sky_noise, draws: 0", r"methods\[0\]: draws is 0; take 1 or more"),
+        ("baseline: blur, blur_sigma: 0", r"methods\[0\]: blur_sigma is 0\.0; choose 0\.1 to 1000"),
+        ("tolerance: 0", r"methods\[0\]: tolerance is 0\.0; choose a number above 0"),
+        ("tolerance: small", r"methods\[0\]\.tolerance: .*a valid number, found 'small'"),
+        ("tolerance: 0.1, max_steps: 9", r"methods\[0\]: max_steps is 9, less than steps, 50"),
+    ],
+)
+def test_mistakes_about_paths_are_told_alone(tmp_path, fields, message):
+    lines = JOB.splitlines(keepends=True)
+    methods = "".join(line for line in lines if line.startswith("  - "))
+    with pytest.raises(RefusedError, match=f"^job.yaml: (.*; job.yaml: )?{message}") as caught:
+        load(tmp_path, JOB.replace(methods, f"  - {PATHS.replace('FIELDS', fields)}\n"))
+    # The one method of the job is wrong, which is not to say that there is none.
+    assert "at least 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a, b]", "]", r"network\.classes: .* at least 1 item"),
+        ("window: 32, stride: 16", "window: 4, stride: 4, targets: []", "targets: .* at least 1"),
+    ],
+)
+def test_lists_that_are_too_short_are_refused(tmp_path, old, new, message):
+    assert old in JOB
+    with pytest.raises(RefusedError, match=message):
+        load(tmp_path, JOB.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("written", ["black", "0.5", "[0.5, -1, 2]", "blur", "sky_noise"])
+def test_baselines_come_back_as_they_were_written(tmp_path, written):
+    changes = f"methods=[{PATHS.replace('FIELDS', f'baseline: {written}')}]"
+    job = load(tmp_path, JOB, changes)
+    value = {"0.5": 0.5, "[0.5, -1, 2]": (0.5, -1.0, 2.0)}.get(written, written)
+    assert job.methods[0].request().method.baseline == value
+    assert make_job(parse_yaml(dump_job(job), "x"), "x", tmp_path) == job
 
 
 def test_paths_start_at_the_job_file(tmp_path):
