@@ -183,6 +183,7 @@ class IntegratedGradients(Method):
 
     @override
     def passes(self, layout: Layout) -> tuple[float, float]:
+        # Those of refinement are known when they are done: the ledger counts them.
         nodes = float(self._paths.nodes)
         baselines = 0.0 if self._paths.is_shared else float(self.draws)
         return (nodes + baselines, nodes * layout.targets)
