@@ -10,14 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from .durable import sync_folder
 from .errors import RunBusyError, VerificationError
 from .unit import Receipt
+
+_REVOKED = b'{"revoked":'
+"""What a line that takes a unit back begins with; lines of receipts begin with their key."""
 
 
 class Lease:
@@ -90,13 +93,32 @@ class Ledger:
         VerificationError
             If a line other than the last of a segment is damaged.
         """
+        revoked = self._revoked()
+        for place, segment, number, line in self._lines():
+            if line.startswith(_REVOKED):
+                continue
+            receipt = _parse(segment, number, line)
+            if place > revoked.get(receipt.key, -1):
+                yield receipt
+
+    def _revoked(self) -> dict[str, int]:
+        """Return the place of the line that last revoked a unit, by its key."""
+        return {
+            str(json.loads(line)["revoked"]): place
+            for place, _, _, line in self._lines()
+            if line.startswith(_REVOKED)
+        }
+
+    def _lines(self) -> Iterator[tuple[int, Path, int, bytes]]:
+        """Give all whole lines: their place among all, segment and number in it."""
+        place = 0
         for segment in self._segments():
             with segment.open("rb") as file:
-                number, line = 0, b""
                 for number, line in enumerate(file, start=1):
                     if not line.endswith(b"\n"):
                         break  # torn: the driver died while it was written
-                    yield _parse(segment, number, line)
+                    yield place, segment, number, line
+                    place += 1
 
     def append(self) -> LedgerWriter:
         """Open a new segment for writing; the caller holds the run's lease."""
@@ -128,11 +150,18 @@ class LedgerWriter:
 
     def commit(self, receipt: Receipt) -> None:
         """Append a unit and make it durable."""
+        self._append(receipt.to_json())
+
+    def revoke(self, key: str) -> None:
+        """Take back what was said of a unit before: it is pending again."""
+        self._append({"revoked": key})
+
+    def _append(self, content: Mapping[str, Any]) -> None:
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
             self._descriptor = os.open(self._path, flags, 0o644)
             sync_folder(self._path.parent)
-        line = json.dumps(receipt.to_json(), separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
         view = memoryview(line)
         while view:
             view = view[os.write(self._descriptor, view) :]

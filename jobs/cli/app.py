@@ -314,6 +314,38 @@ def status(
 
 
 @app.command()
+def verify(
+    run_folder: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make damaged units pending; resume computes them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hash every committed shard again, and name what is damaged."""
+    from ..run.verify import repair_run, verify_run
+
+    folder = run_folder.absolute()
+    found = verify_run(folder)
+    if found.damaged and repair:
+        repair_run(folder, found)
+    if as_json:
+        typer.echo(json.dumps({"run": str(folder), **asdict(found)}))
+    else:
+        for damage in found.damaged:
+            typer.echo(f"unit {damage.unit}: {damage.shard} is {damage.fact}")
+        typer.echo(
+            f"{found.units:,} units, {found.shards:,} shards; damaged units: {len(found.damaged):,}"
+        )
+    if found.damaged:
+        cure = "they are pending again" if repair else f"occulta verify {folder} --repair"
+        typer.echo(f"damaged units: {len(found.damaged):,}; {cure}", err=True)
+        if repair:
+            typer.echo(f"finish the run: occulta resume {folder}", err=True)
+        else:
+            sys.exit(6)
+
+
+@app.command()
 def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False) -> None:
     """Aggregate a run into survey-wide maps: Zarr, FITS and PNG."""
     from ..maps import build_maps

@@ -18,6 +18,7 @@ from .driver import driving
 from .events import Event, RunFinished, RunStarted, Subscriber, UnitCommitted, announce
 from .folder import check_same, create_run, finalise
 from .status import MANIFEST, STORE, read_status
+from .verify import finish_repair
 
 OpenPool = Callable[[Workload, Path], AbstractContextManager[Pool]]
 """Opens a pool of replicas for a workload and a result store."""
@@ -98,7 +99,9 @@ def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] =
         if manifest.get("results_digest"):
             return run
     with driving(run, subscribers) as everyone:
-        if not (run / MANIFEST).exists():
+        if (run / MANIFEST).exists():
+            finish_repair(run)
+        else:
             create_run(run, plan)
         _Driver(run, plan, everyone).work(open_pool)
     return run

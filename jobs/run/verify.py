@@ -1,0 +1,157 @@
+"""Whether a run's results are still the bytes that were committed, and making it whole again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from cluster.errors import VerificationError
+from cluster.ledger import Lease, Ledger
+from cluster.unit import Receipt, ShardReceipt, UnitKey
+
+from .catalogue import PENDING, QUARANTINED
+from .folder import write_manifest
+from .status import STORE, read_manifest
+from .train import WEIGHTS
+
+_ENDED = ("results_digest", "finished", "passes")
+"""What the manifest says of a complete run alone."""
+_REPAIR = "repairing"
+"""Units, in the manifest, that are to be revoked."""
+_READ = 1 << 20
+"""Bytes of a file that are held at once."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A unit whose shard is not what was committed."""
+
+    unit: str
+    """Key of the unit; of a training run the name of the file."""
+    shard: str
+    """The first damaged shard, relative to the store."""
+    fact: str
+    """lost, or changed."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found."""
+
+    units: int
+    """Committed units that were checked."""
+    shards: int
+    """Files that were hashed."""
+    damaged: tuple[Damage, ...]
+    """Units with a damaged shard."""
+
+
+def verify_run(run: Path) -> Verification:
+    """Hash every committed shard of a run again, from its folder alone.
+
+    Raises
+    ------
+    RefusedError
+        If there is no run.
+    VerificationError
+        If the ledger itself is damaged.
+    """
+    manifest = read_manifest(run)
+    if manifest["kind"] == "training":
+        return _verify_weights(run, str(manifest.get("results_digest") or ""))
+    units, shards, damaged = 0, 0, []
+    for receipt in Ledger(run / "ledger").receipts():
+        units, shards = units + 1, shards + len(receipt.shards)
+        damaged += list(_first_damage(run / STORE, receipt))
+    return Verification(units, shards, tuple(damaged))
+
+
+def repair_run(run: Path, found: Verification) -> None:
+    """Make damaged units pending again, so that a resume computes them anew.
+
+    What is good stays as it is; the run counts as unfinished until it is resumed.
+
+    Raises
+    ------
+    RunBusyError
+        If a driver works on the run.
+    VerificationError
+        If this is a training run, whose weights only a new training makes again.
+    """
+    manifest = read_manifest(run)
+    if manifest["kind"] == "training":
+        raise VerificationError(
+            f"{run}: weights can't be made again from the folder; restore {WEIGHTS} from a copy, "
+            "or train into a new folder"
+        )
+    lease = Lease(run / "ledger")
+    lease.acquire()
+    try:
+        # One step says that the run is not complete, and which units it lacks.
+        kept = {key: value for key, value in manifest.items() if key not in _ENDED}
+        write_manifest(run, {**kept, _REPAIR: sorted({damage.unit for damage in found.damaged})})
+        finish_repair(run)
+    finally:
+        lease.release()
+
+
+def finish_repair(run: Path) -> None:
+    """Do the rest of a repair that was begun, if one was; the caller holds the run's lease."""
+    manifest = read_manifest(run)
+    keys = manifest.pop(_REPAIR, [])
+    if not keys:
+        return
+    ledger = Ledger(run / "ledger")
+    receipts = [receipt for receipt in ledger.receipts() if receipt.key in keys]
+    _forget_status(run / STORE, receipts)
+    with ledger.append() as log:
+        for receipt in receipts:
+            log.revoke(receipt.key)
+    write_manifest(run, manifest)
+
+
+def _first_damage(store: Path, receipt: Receipt) -> Iterator[Damage]:
+    for shard in receipt.shards:
+        fact = _damage(store, shard)
+        if fact:
+            yield Damage(receipt.key, shard.path, fact)
+            return
+
+
+def _damage(store: Path, shard: ShardReceipt) -> str:
+    """Return what is wrong with a shard; empty if nothing is."""
+    try:
+        return "" if _sha256(store / shard.path) == shard.sha256 else "changed"
+    except FileNotFoundError:
+        return "lost"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _verify_weights(run: Path, expected: str) -> Verification:
+    if not expected:
+        return Verification(0, 0, ())  # nothing is promised before the end
+    fact = _damage(run, ShardReceipt(WEIGHTS, expected, 0))
+    return Verification(1, 1, (Damage(WEIGHTS, WEIGHTS, fact),) if fact else ())
+
+
+def _forget_status(store: Path, receipts: list[Receipt]) -> None:
+    """Set the status of units back to what the plan gave it."""
+    status = zarr.open_array(store / "status", mode="r+")
+    for receipt in receipts:
+        key = UnitKey.parse(receipt.key)
+        rows = np.asarray(status[key.start : key.stop])
+        by_plan = rows == QUARANTINED
+        by_plan[[failure.index - key.start for failure in receipt.failures]] = False
+        status[key.start : key.stop] = np.where(by_plan, QUARANTINED, PENDING).astype(np.uint8)
