@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.events import Subscriber
 from training.networks import build
 from training.simulation import CLASSES, PREPROCESS
 
@@ -22,7 +23,6 @@ from .report import write_report
 from .report.facts import RunFacts, load_facts
 from .report.localisation import localise
 from .report.statistics import recall
-from .run.events import Subscriber
 from .run.local import available_cpus, run_on_ray
 from .run.status import MANIFEST, read_manifest
 from .run.train import WEIGHTS, train

@@ -5,9 +5,11 @@ On a terminal, every run gets a bar. Elsewhere, as in a batch job's log, a plain
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,16 +23,36 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
 
-from ..run.events import EpochEnded, Event, RunEnded, RunFinished, RunStarted, UnitCommitted
+from cluster.events import (
+    EpochEnded,
+    Event,
+    RunEnded,
+    RunFinished,
+    RunStalled,
+    RunStarted,
+    UnitCommitted,
+)
 
-_STEP = 0.1
-"""Share of a run after which there is a new plain line."""
-_SPEED_SECONDS = 600
-"""The time left follows from the speed over this time: units take up to minutes."""
+from ..run.pace import Speed
+from ..survey.text import one_line
+
+_STEP, _STEP_SECONDS = 0.1, 600
+"""Share of a run, or time, after which there is a new plain line."""
+
+
+class _Console(Console):
+    """A console that nobody need read: the run goes on when the terminal has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more; rich would end the process."""
+        self.quiet = True
+        # What is still buffered would be an error at the end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 @dataclass
@@ -41,16 +63,23 @@ class _Run:
     things: str
     """What is counted: objects or epochs."""
     total: int
-    before: int
-    """How many were done when the driver began."""
     began: float
-    done: int = 0
+    speed: Speed
+    done: int
+    quarantined: int = 0
     shown: float = 0.0
     """The share in the last plain line."""
+    shown_at: float = 0.0
 
-    def seconds_left(self, now: float) -> float | None:
-        mine = self.done - self.before
-        return (now - self.began) / mine * (self.total - self.done) if mine > 0 else None
+    def facts(self) -> str:
+        """Tell the speed, the time left and what is quarantined."""
+        parts = []
+        if (speed := self.speed.per_second) is not None:
+            left = timedelta(seconds=round((self.total - self.done) / speed))
+            parts = [f"{speed:.3g}/s", f"{left} left"]
+        if self.quarantined:
+            parts.append(f"{self.quarantined:,} quarantined")
+        return ", ".join(parts)
 
 
 class Progress:
@@ -66,20 +95,19 @@ class Progress:
         self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         # Nothing but a terminal makes it a bar: FORCE_COLOR alone would put it into a log.
-        self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
+        self._console = console or _Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
         self._run: _Run | None = None
         self._task = TaskID(0)
         self._bar = (
             Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[things]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}", markup=False),
                 console=self._console,
-                speed_estimate_period=_SPEED_SECONDS,
             )
             if self._console.is_interactive
             else None
@@ -101,7 +129,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):
+            self._console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
         """Follow the run."""
@@ -110,7 +139,10 @@ class Progress:
         elif self._run is None:
             return
         elif isinstance(event, UnitCommitted):
+            self._run.quarantined += event.quarantined
             self._move(min(self._run.done + event.objects, self._run.total))
+        elif isinstance(event, RunStalled):
+            self.say(f"{self._run.name}: {_stall(event)}")
         elif isinstance(event, EpochEnded):
             self._move(event.epoch)
         elif isinstance(event, RunFinished | RunEnded):
@@ -121,7 +153,7 @@ class Progress:
 
         def count(done: int, total: int) -> None:
             if self._run is None:
-                self._begin(_Run(name, things, total, 0, self._clock()))
+                self._begin(name, things, total, 0)
             self._move(done)
             if done == total and self._run is not None:
                 self._end(self._run, complete=True)
@@ -131,36 +163,37 @@ class Progress:
     def _start(self, event: RunStarted) -> None:
         name = f"{event.kind} {Path(event.run).name}"
         if event.kind == "training":
-            things, total, before = "epochs", event.units, event.committed
+            self._begin(name, "epochs", event.units, event.done.units, event.refused)
         else:
-            before = round(event.committed * event.objects / event.units)
-            things, total = "objects", event.objects
-        self._begin(_Run(name, things, total, before, self._clock(), done=before))
+            quarantined = event.refused + event.done.quarantined
+            self._begin(name, "objects", event.objects, event.done.objects, quarantined)
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, name: str, things: str, total: int, done: int, quarantined: int = 0) -> None:
+        now = self._clock()
+        run = _Run(name, things, total, now, Speed(now), done, quarantined)
         self._run = run
         if self._bar is not None:
             self._task = self._bar.add_task(
-                run.name, total=run.total, completed=run.before, things=run.things
+                one_line(name), total=total, completed=done, things=things, facts=run.facts()
             )
         else:
-            run.shown = run.before / run.total
-            self.say(f"{run.name}: {run.before:,} of {run.total:,} {run.things}")
+            run.shown, run.shown_at = done / total, now
+            self.say(f"{name}: {done:,} of {total:,} {things}")
 
     def _move(self, done: int) -> None:
-        run = self._run
+        run, now = self._run, self._clock()
         assert run is not None
+        run.speed.add(now, done - run.done)
         run.done = done
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, facts=run.facts())
             return
         share = done / run.total
-        left = run.seconds_left(self._clock())
-        if share - run.shown >= _STEP - 1e-9 and done < run.total and left is not None:
-            run.shown = share
+        due = share - run.shown >= _STEP - 1e-9 or now - run.shown_at >= _STEP_SECONDS
+        if due and done < run.total and run.speed.per_second is not None:
+            run.shown, run.shown_at = share, now
             self.say(
-                f"{run.name}: {done:,} of {run.total:,} {run.things} ({share:.0%}), "
-                f"{timedelta(seconds=round(left))} left"
+                f"{run.name}: {done:,} of {run.total:,} {run.things} ({share:.0%}), {run.facts()}"
             )
 
     def _end(self, run: _Run, complete: bool) -> None:
@@ -174,3 +207,11 @@ class Progress:
         elif complete:
             seconds = timedelta(seconds=round(self._clock() - run.began))
             self.say(f"{run.name}: complete after {seconds}")
+
+
+def _stall(event: RunStalled) -> str:
+    silent = timedelta(seconds=round(event.seconds))
+    if event.usual is None:
+        return f"warning: no unit is done after {silent}"
+    usual = timedelta(seconds=max(1, round(event.usual)))
+    return f"warning: no unit for {silent}, units take about {usual}; is the cluster well?"

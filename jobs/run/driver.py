@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cluster.errors import StorageError
+from cluster.events import RunEnded, Subscriber, announce
 from cluster.ledger import Lease
 
-from .events import EventLog, RunEnded, Subscriber, announce
-from .status import MANIFEST
+from .events import EventLog
+from .status import EVENTS, MANIFEST
+
+_TRACEBACK = 20_000
+"""Characters of a traceback that are kept."""
 
 
 @contextmanager
@@ -26,14 +32,17 @@ def driving(run: Path, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[S
     """
     lease = Lease(run / "ledger")
     lease.acquire()
-    everyone: Sequence[Subscriber] = (EventLog(run / "events.jsonl"), *subscribers)
+    everyone: Sequence[Subscriber] = (EventLog(run / EVENTS), *subscribers)
     try:
         yield everyone
     except BaseException as error:
         if (run / MANIFEST).exists():
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = str(error) or type(error).__name__
-            announce(RunEnded("stopped" if stopped else "failed", reason), everyone)
+            trace = "" if stopped else "".join(traceback.format_exception(error))[-_TRACEBACK:]
+            # Where the history can't be written either, the error is still the one to tell.
+            with suppress(StorageError):
+                announce(RunEnded("stopped" if stopped else "failed", reason, trace), everyone)
         raise
     finally:
         lease.release()

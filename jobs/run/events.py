@@ -1,91 +1,116 @@
-"""What happens in a run, told to whoever subscribes: the core prints nothing."""
+"""The history of a run: a line of JSON for each event, and what a reader makes of them.
+
+The history tells what happened; what is committed is what the ledger says. A line can't be forged:
+JSON escapes line breaks and control characters, and all that is not ASCII.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from cluster.errors import StorageError
+from cluster.events import Event
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a run."""
-
-
-@dataclass(frozen=True)
-class RunStarted(Event):
-    """A driver began, or resumed, work on a run."""
-
-    run: str
-    kind: str
-    units: int
-    committed: int
-    """Units that earlier drivers committed."""
-    objects: int
-    replicas: int
-
-
-@dataclass(frozen=True)
-class UnitCommitted(Event):
-    """A unit is done: its shards and its ledger entry are durable."""
-
-    key: str
-    objects: int
-    quarantined: int
-    seconds: float
-    worker: str
-    attempt: int
-
-
-@dataclass(frozen=True)
-class EpochEnded(Event):
-    """A training epoch is done and its checkpoint durable."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    train_accuracy: float
-    validation_accuracy: float
-
-
-@dataclass(frozen=True)
-class RunFinished(Event):
-    """The run is complete."""
-
-    objects: int
-    quarantined: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class RunEnded(Event):
-    """The driver ended before the run was complete."""
-
-    state: str
-    """``stopped`` or ``failed``."""
-    reason: str
-
-
-Subscriber = Callable[[Event], None]
+_TAIL = 1 << 18
+"""Bytes at the end of a history that tell how a run is doing: the last 500 units or more."""
 
 
 class EventLog:
-    """Appends events as JSON lines; a subscriber."""
+    """Appends events to a history; a subscriber.
+
+    Parameters
+    ----------
+    path : the file; made with its first line
+
+    Raises
+    ------
+    StorageError
+        From each call that can't be written down.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._torn = _is_torn(path)
 
     def __call__(self, event: Event) -> None:
         """Append one line."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "event": type(event).__name__, **asdict(event)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        content = {"time": now, "event": type(event).__name__, **vars(event)}
+        line = json.dumps(content, default=vars).encode() + b"\n"
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._append(descriptor, line)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: {error.strerror}; what is committed stays: make room or mend the "
+                "disk, and run again"
+            ) from error
+
+    def _append(self, descriptor: int, line: bytes) -> None:
+        """Write a line, after the end of one that a full disk or a killed driver cut off."""
+        view = memoryview(b"\n" + line if self._torn else line)
+        self._torn = True
+        while view:
+            view = view[os.write(descriptor, view) :]
+        self._torn = False
 
 
-def announce(event: Event, subscribers: Iterable[Subscriber]) -> None:
-    """Tell all subscribers."""
-    for subscriber in subscribers:
-        subscriber(event)
+def _is_torn(path: Path) -> bool:
+    """Tell whether the last line of a file has no end."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                return file.read() != b"\n"
+    except FileNotFoundError:
+        pass
+    return False
+
+
+class History:
+    """The beginning and the end of a run's history, read without what lies between.
+
+    Parameters
+    ----------
+    path : the file; an absent one is an empty history
+    """
+
+    def __init__(self, path: Path) -> None:
+        head, tail = b"", b""
+        if path.exists():
+            with path.open("rb") as file:
+                head = file.readline()
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL))
+                tail = file.read()
+        first = next(_events(head), None)
+        self.latest = list(_events(tail))
+        """The last events, in the order in which they happened."""
+        self.started: str | None = first["time"] if first else None
+        self.updated: str | None = self.latest[-1]["time"] if self.latest else self.started
+
+    def session(self) -> list[dict[str, Any]]:
+        """Return those of the latest events that happened since the last driver began."""
+        for number in range(len(self.latest) - 1, -1, -1):
+            if self.latest[number]["event"] in ("DriverStarted", "RunStarted"):
+                return self.latest[number:]
+        return self.latest
+
+
+def _events(text: bytes) -> Iterator[dict[str, Any]]:
+    """Read lines; one that is torn, at the beginning or by a driver's death, is passed over."""
+    for line in text.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and {"time", "event"} <= event.keys():
+            yield event

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.events import (
+    DriverStarted,
+    Event,
+    RunFinished,
+    RunStarted,
+    Subscriber,
+    Totals,
+    UnitCommitted,
+    announce,
+)
 from cluster.ledger import Ledger
 from cluster.pool import Pool
 from cluster.unit import UnitKey, WorkUnit
@@ -15,8 +27,8 @@ from cluster.workload import Workload
 
 from ..plan import Plan
 from .driver import driving
-from .events import Event, RunFinished, RunStarted, Subscriber, UnitCommitted, announce
 from .folder import check_same, create_run, finalise
+from .pace import StallAlarm
 from .status import MANIFEST, STORE, read_status
 from .verify import finish_repair
 
@@ -24,39 +36,34 @@ OpenPool = Callable[[Workload, Path], AbstractContextManager[Pool]]
 """Opens a pool of replicas for a workload and a result store."""
 
 
-@dataclass
 class _Driver:
     """One driver's time with a run that it holds the lease of."""
 
-    run: Path
-    plan: Plan
-    subscribers: Sequence[Subscriber]
+    def __init__(self, run: Path, plan: Plan, subscribers: Sequence[Subscriber]) -> None:
+        self.run = run
+        self.plan = plan
+        self._subscribers = subscribers
+        self._alarm = StallAlarm(self._tell)
+        self._one_at_a_time = threading.Lock()
 
     def work(self, open_pool: OpenPool) -> None:
         began = time.monotonic()
+        self._tell(DriverStarted(f"{socket.gethostname()}:{os.getpid()}"))
         ledger = Ledger(self.run / "ledger")
-        committed = bytearray(len(self.plan.units))
+        committed, done = bytearray(len(self.plan.units)), Totals()
         for receipt in ledger.receipts():
             committed[self.plan.units.number(UnitKey.parse(receipt.key))] = 1
+            done += UnitCommitted.of(receipt).totals
         pending = committed.count(0)
         if pending:
             with open_pool(self.plan.workload, self.run / STORE) as pool, ledger.append() as log:
-                self._tell_start(len(committed) - pending, pool.replicas)
+                self._tell_start(done, pool.replicas)
                 # Fewer units than replicas: cut the parts axis, so that all have work.
                 shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
-                for receipt in pool.run(self._units(committed, shares)):
-                    log.commit(receipt)
-                    key = UnitKey.parse(receipt.key)
-                    self._tell(
-                        UnitCommitted(
-                            receipt.key,
-                            key.stop - key.start,
-                            len(receipt.failures),
-                            receipt.seconds,
-                            receipt.worker,
-                            receipt.attempt,
-                        )
-                    )
+                with self._alarm.watching():
+                    for receipt in pool.run(self._units(committed, shares)):
+                        log.commit(receipt)
+                        self._tell(UnitCommitted.of(receipt))
         finalise(self.run, self.plan)
         objects = read_status(self.run).objects
         seconds = round(time.monotonic() - began, 3)
@@ -68,13 +75,17 @@ class _Driver:
             if not done:
                 yield WorkUnit(self.plan.units[number], shares)
 
-    def _tell_start(self, committed: int, replicas: int) -> None:
-        units = self.plan.units
-        kind = self.plan.job.kind
-        self._tell(RunStarted(str(self.run), kind, len(units), committed, units.objects, replicas))
+    def _tell_start(self, done: Totals, replicas: int) -> None:
+        units, kind = self.plan.units, self.plan.job.kind
+        refused = len(self.plan.failures)
+        self._tell(
+            RunStarted(str(self.run), kind, len(units), units.objects, replicas, done, refused)
+        )
 
     def _tell(self, event: Event) -> None:
-        announce(event, self.subscribers)
+        # The alarm tells from a thread of its own.
+        with self._one_at_a_time:
+            announce(event, (*self._subscribers, self._alarm))
 
 
 def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] = ()) -> Path:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.events import Subscriber
 from cluster.pool import Pool
 from cluster.workload import Workload
 
 from ..plan import Plan
-from .events import Subscriber
 from .execute import execute
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +13,14 @@ from cluster.ledger import Lease, Ledger
 from cluster.unit import UnitKey
 
 from ..errors import RefusedError
+from .events import History
 from .history import epochs_done
+from .pace import Speed, patience
 
 MANIFEST, STORE, QUARANTINE = "manifest.json", "results.zarr", "quarantine.csv"
+EVENTS = "events.jsonl"
 """Names in a run folder."""
-BEGINNING = frozenset({"job.yaml", STORE, "ledger", "events.jsonl"})
+BEGINNING = frozenset({"job.yaml", STORE, "ledger", EVENTS})
 """What a driver that died early leaves behind."""
 
 
@@ -35,6 +38,9 @@ class Status:
     updated: str | None
     eta_seconds: float | None
     objects_per_second: float | None
+    """Over the last minutes."""
+    stalled_seconds: float | None
+    """Since the last unit, where that is much longer than units take."""
     committed_keys: list[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +60,8 @@ class Status:
             parts.append(f"{self.objects_per_second:.3g}/s")
         if self.eta_seconds is not None:
             parts.append(f"{timedelta(seconds=round(self.eta_seconds))} left")
+        if self.stalled_seconds is not None:
+            parts.append(f"no unit for {timedelta(seconds=round(self.stalled_seconds))}")
         return ", ".join(parts)
 
 
@@ -99,8 +107,14 @@ def check_vacant(run: Path, ours: Collection[str] = BEGINNING) -> None:
             )
 
 
-def read_status(run: Path, *, keys: bool = False) -> Status:
+def read_status(run: Path, *, keys: bool = False, now: datetime | None = None) -> Status:
     """Tell how far a run is, from its folder alone.
+
+    Parameters
+    ----------
+    run : the folder
+    keys : whether to list the committed units
+    now : the time, by default that of the clock
 
     Raises
     ------
@@ -114,15 +128,19 @@ def read_status(run: Path, *, keys: bool = False) -> Status:
         committed.append(receipt.key)
         done += key.stop - key.start
         quarantined += len(receipt.failures)
-    events = _events(run / "events.jsonl")
-    objects, units = int(manifest["objects"]), int(manifest["units"])
-    finished = len(committed)
-    if manifest["kind"] == "training":
+    history = History(run / EVENTS)
+    objects, units, finished = int(manifest["objects"]), int(manifest["units"]), len(committed)
+    training = manifest["kind"] == "training"
+    if training:
         # Its units are epochs; no object is complete before the last one.
         finished = epochs_done(run)
         done = objects if manifest.get("results_digest") else 0
-    speed = _speed(events)
-    state = _state(run, manifest, events)
+    state = _state(run, manifest, history)
+    running = state == "running"
+    pace = _Pace(history.session(), "EpochEnded" if training else "UnitCommitted")
+    speed = pace.per_second
+    stalled = pace.stalled(now or datetime.now(UTC)) if running and not training else None
+    left = units - finished if training else objects - done
     return Status(
         run=str(run),
         kind=manifest["kind"],
@@ -138,50 +156,63 @@ def read_status(run: Path, *, keys: bool = False) -> Status:
             "complete": max(0, done - quarantined),
             "quarantined": quarantined,
         },
-        started=events[0]["time"] if events else None,
-        updated=events[-1]["time"] if events else None,
-        eta_seconds=(objects - done) / speed if speed and state == "running" else None,
-        objects_per_second=speed,
+        started=history.started,
+        updated=history.updated,
+        eta_seconds=left / speed if speed and running else None,
+        objects_per_second=None if training else speed,
+        stalled_seconds=stalled,
         committed_keys=committed if keys else None,
     )
 
 
-def _state(run: Path, manifest: dict[str, Any], events: list[dict[str, Any]]) -> str:
+def _state(run: Path, manifest: dict[str, Any], history: History) -> str:
     if manifest.get("results_digest"):
         return "complete"
     if Lease(run / "ledger").held():
         return "running"
-    if not events:
+    if not history.latest:
         return "planned"
-    last = events[-1]
+    last = history.latest[-1]
     return str(last["state"]) if last["event"] == "RunEnded" else "interrupted"
 
 
-def _speed(events: list[dict[str, Any]]) -> float | None:
-    """Objects per second since the last driver began."""
-    starts = [i for i, event in enumerate(events) if event["event"] == "RunStarted"]
-    if not starts:
-        return None
-    session = events[starts[-1] :]
-    commits = [event for event in session if event["event"] == "UnitCommitted"]
-    if not commits:
-        return None
-    span = datetime.fromisoformat(commits[-1]["time"]) - datetime.fromisoformat(session[0]["time"])
-    seconds = span.total_seconds()
-    return float(sum(event["objects"] for event in commits) / seconds) if seconds > 0 else None
+class _Pace:
+    """How fast a driver goes, from the events that it told last.
+
+    Parameters
+    ----------
+    session : what it told
+    step : the event that tells of progress
+    """
+
+    def __init__(self, session: Sequence[dict[str, Any]], step: str) -> None:
+        marks = ("DriverStarted", "RunStarted", step)
+        self._marks = [event for event in session if event["event"] in marks]
+
+    @property
+    def per_second(self) -> float | None:
+        """Objects, or else steps, per second."""
+        if not self._marks:
+            return None
+        speed = Speed(_seconds(self._marks[0]))
+        for event in self._marks[1:]:
+            speed.add(_seconds(event), event.get("objects", 1))
+        return speed.per_second
+
+    def stalled(self, now: datetime) -> float | None:
+        """Return the seconds since the last unit if that is worth a warning.
+
+        Told without the driver's own alarm, which a frozen driver does not raise.
+        """
+        if not self._marks:
+            return None
+        silent = now.timestamp() - _seconds(self._marks[-1])
+        units = [float(event["seconds"]) for event in self._marks if "seconds" in event]
+        return silent if silent >= patience(units) else None
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Read the history; a torn last line is passed over."""
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
-    return events
+def _seconds(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def utc_now() -> str:

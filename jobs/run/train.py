@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster.durable import write_file
 from cluster.errors import OccultaError
+from cluster.events import EpochEnded, RunFinished, RunStarted, Subscriber, Totals, announce
 from cluster.provenance import code_digest, versions
 from cluster.unit import ObjectFailure
 from training.checkpoints import NetworkCard, save_card, save_weights
@@ -28,7 +29,6 @@ from ..specs.jobs import TrainingJob
 from ..specs.load import dump_job
 from ..survey import Catalogue, Cutout, Preprocess, Survey, open_reader, open_survey
 from .driver import driving
-from .events import EpochEnded, RunFinished, RunStarted, Subscriber, announce
 from .folder import check_same, write_manifest
 from .history import HISTORY, epochs_done
 from .quarantine import BY_PLAN, quarantine_csv
@@ -235,8 +235,11 @@ def _work(
     subscribers: Sequence[Subscriber],
 ) -> None:
     done = epochs_done(run)
-    begun = RunStarted(str(run), job.kind, job.fit.epochs, done, objects.total, 1)
-    announce(begun, subscribers)
+    epochs, refused = Totals(units=done), len(objects.failures)
+    announce(
+        RunStarted(str(run), job.kind, job.fit.epochs, objects.total, 1, epochs, refused),
+        subscribers,
+    )
 
     def tell(record: EpochRecord) -> None:
         losses = (record.train_loss, record.validation_loss)

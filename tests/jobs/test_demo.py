@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from cluster.events import RunStarted
 from jobs.demo import DemoSizes, next_command, run_demo, what_to_look_at
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
-from jobs.run.events import RunStarted
 from jobs.run.status import read_status
 from jobs.specs.load import load_job
 

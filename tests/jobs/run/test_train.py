@@ -15,11 +15,11 @@ import torch
 import zarr
 
 from cluster.errors import RunBusyError
+from cluster.events import EpochEnded, RunEnded, RunFinished, RunStarted
 from cluster.ledger import Lease
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
-from jobs.run.events import EpochEnded, RunEnded, RunFinished, RunStarted
 from jobs.run.execute import execute
 from jobs.run.status import read_status
 from jobs.run.train import TrainingFailedError, plan_training, train
@@ -171,7 +171,7 @@ def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path)
     run = train(job, [told.append])
     started, *epochs, finished = told
     assert isinstance(started, RunStarted)
-    assert (started.units, started.committed, started.objects) == (4, 2, 48)
+    assert (started.units, started.done.units, started.objects) == (4, 2, 48)
     assert [event.epoch for event in epochs] == [3, 4]
     assert isinstance(finished, RunFinished)
     assert read_status(run).state == "complete"
