@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.events import Subscriber
+from cluster.metrics import RayMetrics
 from cluster.pool import Pool
 from cluster.workload import Workload
 
@@ -44,4 +45,4 @@ def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber
         ):
             yield pool
 
-    return execute(plan, open_pool, subscribers)
+    return execute(plan, open_pool, [RayMetrics(), *subscribers])
