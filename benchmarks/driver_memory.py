@@ -56,23 +56,27 @@ class EmptyWorkload:
     """Work without results."""
 
     template: Mapping[str, Any] = {}
+    separable = True
 
     def open(self) -> EmptyWorkload:
         """Return itself."""
         return self
 
-    def compute(self, key: Any) -> Any:
+    def compute(self, unit: Any) -> Any:
         """Do nothing."""
         from cluster.workload import UnitResult
 
         return UnitResult({})
 
-    def partial(self, key: Any, share: int, shares: int) -> None:
+    def partial(self, unit: Any, share: int) -> None:
         """Do nothing."""
 
-    def finish(self, key: Any, partials: Sequence[Any]) -> Any:
+    def finish(self, unit: Any, partials: Sequence[Any]) -> Any:
         """Do nothing."""
-        return self.compute(key)
+        return self.compute(unit)
+
+    def probe(self, unit: Any, rows: range) -> None:
+        """Do nothing."""
 
 
 def write_catalogue(folder: str, objects: int) -> None:

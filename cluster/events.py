@@ -115,6 +115,20 @@ class UnitCommitted(Event):
 
 
 @dataclass(frozen=True)
+class WorkDisturbed(Event):
+    """Something went wrong and was dealt with, or a replica came; the work goes on."""
+
+    what: str
+    """``retry``: a unit failed and is tried again; ``halved``: so is its micro-batch, for want of
+    memory; ``search``: its objects are probed; ``left out``: an object that makes it fail;
+    ``lost`` and ``joined``: a replica."""
+    unit: str = ""
+    """Key of the unit; empty where it is about a replica."""
+    replica: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class EpochEnded(Event):
     """A training epoch is done and its checkpoint durable."""
 

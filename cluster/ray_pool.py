@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,16 +23,16 @@ import ray
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from . import scheduler
+from .calls import Call, Event, Failed, Finished, Joined, Lost, Tick, first_line
 from .errors import ClusterLostError, OccultaError
+from .events import Subscriber
+from .placement import Node, Placement
+from .pool import ignore
 from .provenance import code_digest, package_folders
 from .replica import Replica
-from .scheduler import Call, Event, Failed, Finished, Joined, Lost, first_line
+from .state import START_SECONDS, Rules
 from .unit import Receipt, WorkUnit
 from .workload import Workload
-
-_WINDOW = 2
-"""Calls per replica in flight: one computes while the next waits at its door."""
-_START_SECONDS = 300
 
 
 @contextlib.contextmanager
@@ -96,10 +99,8 @@ class _ReplicaActor:
             )
         self._replica = Replica(ray.cloudpickle.loads(workload), Path(store))
 
-    def compute(
-        self, unit: WorkUnit, share: int | None, *partials: Any
-    ) -> tuple[Receipt | None, Any]:
-        return self._replica.compute(unit, share, partials)
+    def answer(self, call: Call, *partials: Any) -> tuple[Receipt | None, Any]:
+        return self._replica.answer(call, partials)
 
 
 class RayPool:
@@ -111,8 +112,9 @@ class RayPool:
     ----------
     workload : what the replicas do
     store : folder of the result store, on a file system that all nodes share
-    replicas : number of actors, one CPU each
-    gpus_per_replica : GPUs, or a fraction of one, for each actor
+    replicas : how many, or from how many to how many; None for all that there is room for
+    placement : what each needs of its node
+    unit_seconds : how long a unit may take; None to judge by those that are done
 
     Raises
     ------
@@ -121,14 +123,30 @@ class RayPool:
     """
 
     def __init__(
-        self, workload: Workload, store: Path, replicas: int, gpus_per_replica: float = 0
+        self,
+        workload: Workload,
+        store: Path,
+        replicas: int | range | None = None,
+        placement: Placement | None = None,
+        unit_seconds: float | None = None,
     ) -> None:
-        _check_resources(replicas, gpus_per_replica)
-        self.replicas = replicas
+        placement = placement or Placement()
+        nodes = cluster_nodes()
+        if replicas is None:
+            replicas = max(1, placement.room(nodes))
+        if isinstance(replicas, int):
+            replicas = range(replicas, replicas + 1)
+        placement.check(replicas[0], nodes)
+        self.replicas = replicas[-1]
+        self._rules = Rules(replicas, separable=workload.separable, unit_seconds=unit_seconds)
         self._work = (code_digest(), ray.cloudpickle.dumps(workload), str(store))
         # Ray's own restarts would skip `open`, and would go on for ever where none succeeds.
         self._class = ray.remote(
-            num_cpus=1, num_gpus=gpus_per_replica, max_restarts=0, max_task_retries=0
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
+            label_selector=dict(placement.labels),
+            max_restarts=0,
+            max_task_retries=0,
         )(_ReplicaActor)
         self._actors: dict[int, Any] = {}
         self._opening: dict[Any, int] = {}
@@ -137,54 +155,77 @@ class RayPool:
         """Calls and references to their partials, by the reference to their receipts."""
 
     def __enter__(self) -> Self:
-        """Start the replicas, and wait until all are ready.
+        """Start the replicas, and wait until as many are ready as are needed to begin.
 
         Raises
         ------
         OccultaError
             If a replica has other code than this process, or can't open the workload.
         ClusterLostError
-            If a replica dies, or none gets ready in time.
+            If a replica dies, or too few get ready in time.
         """
         with contextlib.ExitStack() as on_error:
             on_error.push(self.__exit__)
-            for replica in range(self.replicas):
-                self._open(replica)
-            while self._opening:
-                match self.wait():
+            least = self._rules.replicas[0]
+            for replica in range(least):
+                self.open(replica)
+            end = time.monotonic() + START_SECONDS
+            while len(self.ready) < least:
+                match self.wait(end - time.monotonic()):
                     case Lost(_, error):
-                        reason = first_line(error)
+                        reason = _why(error)
                         raise ClusterLostError(f"a replica could not start: {reason}") from error
+                    case Tick():
+                        raise ClusterLostError(
+                            f"{len(self.ready)} of {least} replicas started within "
+                            f"{START_SECONDS} s; others may use the cluster: run again when it "
+                            "has room"
+                        )
             on_error.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self._actors.values():
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
-        self._actors.clear()
+        for replica in [*self._actors]:
+            self.close(replica)
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[Receipt]:
-        """Compute units; errors as of `Pool.run`."""
+    def run(self, units: Iterable[WorkUnit], tell: Subscriber = ignore) -> Iterator[Receipt]:
+        """Compute units; parameters and errors as of `Pool.run`."""
         self._running.clear()
-        return scheduler.compute(units, self, replicas=self.replicas, window=_WINDOW)
+        for replica in [*self._opening.values()]:
+            self.close(replica)
+        return scheduler.compute(units, self, self._rules, clock=time.monotonic, tell=tell)
+
+    @property
+    def ready(self) -> list[int]:
+        """Numbers of the replicas that are ready for calls."""
+        opening = {*self._opening.values()}
+        return [replica for replica in self._actors if replica not in opening]
 
     def start(self, call: Call) -> None:
         """Send a call to its replica; its partial, if any, stays where it is computed."""
-        compute = self._actors[call.replica].compute.options(num_returns=2)
-        receipt, partial = compute.remote(call.unit, call.share, *call.partials)
+        answer = self._actors[call.replica].answer.options(num_returns=2)
+        receipt, partial = answer.remote(replace(call, partials=()), *call.partials)
         self._running[receipt] = call, partial
 
-    def wait(self) -> Event:
+    def open(self, replica: int) -> None:
+        """Begin to make a replica; where there is no room yet, Ray makes it when there is."""
+        self._actors[replica] = self._class.remote()
+        self._opening[self._actors[replica].open.remote(*self._work)] = replica
+
+    def close(self, replica: int) -> None:
+        """End a replica at once, and hear no more of it."""
+        with contextlib.suppress(RayError):
+            ray.kill(self._actors.pop(replica))
+        self._opening = {r: number for r, number in self._opening.items() if number != replica}
+        self._running = {r: run for r, run in self._running.items() if run[0].replica != replica}
+
+    def wait(self, seconds: float) -> Event:
         """Wait for a call to end, or a replica to get ready or die."""
+        limit = max(0.0, seconds) if seconds < math.inf else None
         waiting = [*self._opening, *self._running]
-        limit = None if self._running else _START_SECONDS
         done, _ = ray.wait(waiting, num_returns=1, timeout=limit, fetch_local=False)
         if not done:
-            raise ClusterLostError(
-                f"no replica started within {_START_SECONDS} s; others may use the cluster: run "
-                "again when it has room"
-            )
+            return Tick()
         try:
             receipt = ray.get(done[0])
         except RayTaskError as error:
@@ -194,31 +235,27 @@ class RayPool:
             error.cause.__cause__ = error  # which knows the traceback of the replica
             return Failed(call, error.cause, isinstance(error.cause, ObjectLostError))
         except RayError as error:
-            return self._replace(done[0], error)
+            replica = self._replica_of(done[0])
+            self.close(replica)
+            return Lost(replica, error)
         if done[0] in self._opening:
             return Joined(self._opening.pop(done[0]))
-        return Finished(self._running[done[0]][0], receipt, self._running.pop(done[0])[1])
+        call, partial = self._running.pop(done[0])
+        return Finished(call, receipt, partial)
 
-    def _open(self, replica: int) -> None:
-        self._actors[replica] = self._class.remote()
-        self._opening[self._actors[replica].open.remote(*self._work)] = replica
-
-    def _replace(self, ref: Any, error: RayError) -> Lost:
-        """Put a new replica in the place of one whose call came to nothing."""
-        replica = self._opening[ref] if ref in self._opening else self._running[ref][0].replica
-        with contextlib.suppress(RayError):
-            ray.kill(self._actors[replica])
-        self._opening = {r: number for r, number in self._opening.items() if number != replica}
-        self._running = {r: run for r, run in self._running.items() if run[0].replica != replica}
-        self._open(replica)
-        return Lost(replica, error)
+    def _replica_of(self, ref: Any) -> int:
+        return self._opening[ref] if ref in self._opening else self._running[ref][0].replica
 
 
-def _check_resources(replicas: int, gpus_per_replica: float) -> None:
-    have = ray.cluster_resources()
-    for name, wanted in (("CPU", replicas), ("GPU", replicas * gpus_per_replica)):
-        if wanted > have.get(name, 0):
-            raise OccultaError(
-                f"{replicas} replicas need {wanted:g} {name}s, the cluster has "
-                f"{have.get(name, 0):g}; lower execution.replicas or gpus_per_replica"
-            )
+def _why(error: RayError) -> str:
+    """Say in one line why a replica died."""
+    if "creation task" not in str(error):
+        return first_line(error)
+    # A worker makes the actor as soon as it can import this file.
+    last = str(error).rstrip().splitlines()[-1].strip()
+    return f"{last}; install the same version of occulta on every node"
+
+
+def cluster_nodes() -> list[Node]:
+    """List the machines of the cluster that this process is connected to."""
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -9,18 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .calls import Call, MemoryShortError, WorkFailedError
 from .errors import OccultaError, StorageError
 from .store import ShardWriter
 from .unit import Receipt, WorkUnit
 from .workload import UnitResult, Workload
-
-
-class WorkFailedError(Exception):
-    """A unit failed; tells of its cause in one line.
-
-    The cause itself may be of a class that another process can't import or rebuild, such as one
-    that a user's network defines.
-    """
 
 
 class Replica:
@@ -47,10 +43,13 @@ class Replica:
         self._writer = ShardWriter(store, workload.template)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
-    def compute(
-        self, unit: WorkUnit, share: int | None = None, partials: Sequence[Any] = ()
-    ) -> tuple[Receipt | None, Any]:
-        """Compute a whole unit, one share of its parts axis, or the merge of all its shares.
+    def answer(self, call: Call, partials: Sequence[Any]) -> tuple[Receipt | None, Any]:
+        """Compute a whole unit, one share of its parts axis, the merge of its shares, or a probe.
+
+        Parameters
+        ----------
+        call : what to compute
+        partials : the results of all shares, in their order, if it is a merge
 
         Returns
         -------
@@ -62,25 +61,31 @@ class Replica:
             That the workload raised, as it is.
         StorageError
             If the operating system refuses to read or write.
+        MemoryShortError
+            If there is too little memory for the unit's micro-batch.
         WorkFailedError
             If anything else went wrong.
         """
         began = time.perf_counter()
+        unit = call.unit
         try:
+            if call.probe is not None:
+                self._work.probe(unit, call.probe)
+                return None, None
+            if call.share is not None:
+                return None, self._work.partial(unit, call.share)
             if partials:
-                return self._commit(unit, self._work.finish(unit.key, partials), began), None
-            if share is None:
-                return self._commit(unit, self._work.compute(unit.key), began), None
-            return None, self._work.partial(unit.key, share, unit.shares)
+                return self._commit(unit, self._work.finish(unit, partials), began), None
+            return self._commit(unit, self._work.compute(unit), began), None
         except OccultaError:
             raise
-        except OSError as error:
-            if error.errno is None:
-                raise WorkFailedError(_in_one_line(error)) from error
-            raise StorageError(
-                f"unit {unit.key}: {error}; make room or mend the access, and run again"
-            ) from error
         except Exception as error:
+            if _is_memory_short(error):
+                raise MemoryShortError(_in_one_line(error)) from error
+            if isinstance(error, OSError) and error.errno is not None:
+                raise StorageError(
+                    f"unit {unit.key}: {error}; make room or mend the access, and run again"
+                ) from error
             raise WorkFailedError(_in_one_line(error)) from error
 
     def _commit(self, unit: WorkUnit, result: UnitResult, began: float) -> Receipt:
@@ -95,7 +100,17 @@ class Replica:
             seconds=round(time.perf_counter() - began, 3),
             worker=self._worker,
             attempt=unit.attempt,
+            halvings=unit.halvings,
         )
+
+
+def _is_memory_short(error: Exception) -> bool:
+    """Tell whether an allocation failed; PyTorch says so of the CPU in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -25,6 +25,18 @@ class UnitKey:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An object that a unit is computed without, because the unit fails with it."""
+
+    row: int
+    """Row of the object in the run's catalogue."""
+    code: str
+    """A documented error code."""
+    reason: str
+    """What happens when it is computed."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkUnit:
     """One block of objects, to be explained and written by one replica."""
 
@@ -32,6 +44,10 @@ class WorkUnit:
     shares: int = 1
     """Into how many shares the parts axis is cut; any number gives the same bits."""
     attempt: int = 1
+    halvings: int = 0
+    """How often its micro-batch is halved because memory did not suffice."""
+    without: tuple[LeftOut, ...] = ()
+    """Objects to leave blank, as if they could not be read."""
 
 
 class UnitGrid(Sequence[UnitKey]):
@@ -100,6 +116,8 @@ class Receipt:
     worker: str
     """Host and process that did the work."""
     attempt: int
+    halvings: int = 0
+    """How often the micro-batch was halved for want of memory: the last bits depend on it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` reads back."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from attribution.arrays import ArraySpec
 from attribution.partials import Array
 
-from .unit import ObjectFailure, UnitKey
+from .unit import ObjectFailure, WorkUnit
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,19 @@ class Workload(Protocol):
     """A kind of work on blocks of objects.
 
     It is a small picklable value that travels to each replica, which opens it once (loads the
-    network) and then computes units. ``compute(key)`` equals
-    ``finish(key, [partial(key, s, n) for s in range(n)])`` bit for bit, for every n.
+    network) and then computes units. ``compute(unit)`` equals
+    ``finish(unit, [partial(unit, share) for share in range(unit.shares)])`` bit for bit, however
+    many shares there are.
     """
 
     @property
     def template(self) -> Mapping[str, ArraySpec]:
         """Describe the result arrays by their path in the store."""
+        ...
+
+    @property
+    def separable(self) -> bool:
+        """Tell whether a unit can be computed without some of its objects, the others unchanged."""
         ...
 
     def open(self) -> OpenWorkload:
@@ -45,14 +51,21 @@ class Workload(Protocol):
 class OpenWorkload(Protocol):
     """A workload in a replica, ready to compute."""
 
-    def compute(self, key: UnitKey) -> UnitResult:
+    def compute(self, unit: WorkUnit) -> UnitResult:
         """Compute a whole unit."""
         ...
 
-    def partial(self, key: UnitKey, share: int, shares: int) -> Any:
+    def partial(self, unit: WorkUnit, share: int) -> Any:
         """Compute one share of the parts axis of a unit; the result travels to another replica."""
         ...
 
-    def finish(self, key: UnitKey, partials: Sequence[Any]) -> UnitResult:
+    def finish(self, unit: WorkUnit, partials: Sequence[Any]) -> UnitResult:
         """Merge all shares of a unit."""
+        ...
+
+    def probe(self, unit: WorkUnit, rows: range) -> None:
+        """Compute a unit as if it had no other objects than ``rows``, to see whether that fails.
+
+        With no rows, blank images go through the network. Called only if separable.
+        """
         ...

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attribution.arrays import ArraySpec
+from cluster.placement import Placement
 from cluster.provenance import code_digest
 from cluster.unit import ObjectFailure, UnitGrid
 from cluster.workload import Workload
@@ -17,7 +18,7 @@ from cluster.workload import Workload
 from .errors import RefusedError
 from .preflight import check_group_by, check_targets, inspect_network
 from .run.status import STORE, check_vacant
-from .specs.execution import ExecutionSpec
+from .specs.execution import ExecutionSpec, replica_range
 from .specs.jobs import AttributionJob, InceptionismJob, JobSpec, SimulationJob
 from .survey import Catalogue, open_survey
 from .work.attribution import AttributionWorkload
@@ -43,13 +44,16 @@ class Plan:
     """The spec as resolved: nothing is ``auto`` that results depend on."""
     workload: Workload
     units: UnitGrid
-    replicas: int | None
-    """Replicas asked for; None for as many as there are cores or GPUs."""
+    replicas: range | None
+    """From how many replicas to how many, both included; None for as many as have room."""
     digests: Mapping[str, str]
     """Identity by part: spec, network, survey, code."""
     device: str = "cpu"
     """Device class: ``cpu`` or ``cuda``."""
-    gpus_per_replica: float = 0
+    placement: Placement = field(default_factory=Placement)
+    """What each replica needs of its node."""
+    unit_seconds: float | None = None
+    """How long a unit may take; None to judge by those that are done."""
     catalogue: Catalogue | None = None
     """The objects, where they are known beforehand."""
     failures: tuple[ObjectFailure, ...] = ()
@@ -113,7 +117,7 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
 
 
 def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
-    device, gpus_per_replica = _device(job.execution, gpus)
+    device, placement = _placement(job.execution, gpus)
     bands = len(job.network.preprocess.mean) or None
     survey = open_survey(job.survey, bands)
     if len(survey.catalogue) == 0:
@@ -127,13 +131,12 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     workload = replace(workload, job=job)
     check_targets(workload, survey.catalogue)
     check_group_by(job, survey.catalogue)
-    replicas = job.execution.replicas
     snapshot = survey.snapshot()
     return Plan(
         job,
         workload,
         UnitGrid(len(survey.catalogue), unit_objects),
-        None if replicas == "auto" else replicas,
+        replica_range(job.execution.replicas),
         {
             "spec": job.digest(),
             "network": network.sha256,
@@ -141,7 +144,8 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
             "code": code_digest(),
         },
         device,
-        gpus_per_replica,
+        placement,
+        _unit_seconds(job.execution),
         survey.catalogue,
         tuple(survey.catalogue.failures()),
         workload.passes,
@@ -163,7 +167,7 @@ def _plan_simulation(job: SimulationJob) -> Plan:
         job,
         SimulationWorkload(job),
         UnitGrid(job.objects, job.shard_objects),
-        None if job.replicas == "auto" else job.replicas,
+        replica_range(job.replicas),
         {"spec": job.digest(), "code": code_digest()},
         micro_batch=job.shard_objects,
         facts={"seed": job.seed},
@@ -171,20 +175,21 @@ def _plan_simulation(job: SimulationJob) -> Plan:
 
 
 def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
-    device, gpus_per_replica = _device(job.execution, gpus)
+    device, placement = _placement(job.execution, gpus)
     unit_objects = _given_unit_objects(job.execution) or job.execution.micro_batch
     execution = job.execution.model_copy(update={"shard_objects": unit_objects})
     job = job.model_copy(update={"execution": execution})
     inputs = inspect_inceptionism(job, device)
-    workload, replicas = inputs.workload, job.execution.replicas
+    workload = inputs.workload
     return Plan(
         job,
         workload,
         UnitGrid(len(workload.drawings), unit_objects),
-        None if replicas == "auto" else replicas,
+        replica_range(job.execution.replicas),
         {"spec": job.digest(), "code": code_digest(), **inputs.digests},
         device,
-        gpus_per_replica,
+        placement,
+        _unit_seconds(job.execution),
         passes=workload.passes,
         micro_batch=job.execution.micro_batch,
         row_bytes=inputs.row_bytes,
@@ -197,7 +202,8 @@ def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
     )
 
 
-def _device(execution: ExecutionSpec, gpus: int) -> tuple[str, float]:
+def _placement(execution: ExecutionSpec, gpus: int) -> tuple[str, Placement]:
+    """Return the device class, and what each replica needs of its node."""
     wanted = execution.gpus_per_replica
     if wanted == "auto":
         wanted = 1.0 if gpus else 0.0
@@ -205,7 +211,12 @@ def _device(execution: ExecutionSpec, gpus: int) -> tuple[str, float]:
         raise RefusedError(
             f"execution.gpus_per_replica: {wanted:g} wanted, there is no GPU; set it to 0"
         )
-    return ("cuda" if wanted else "cpu"), wanted
+    device = "cuda" if wanted else "cpu"
+    return device, Placement(execution.cpus_per_replica, wanted, execution.node_labels)
+
+
+def _unit_seconds(execution: ExecutionSpec) -> float | None:
+    return None if execution.unit_timeout == "auto" else execution.unit_timeout
 
 
 def _unit_objects(job: AttributionJob, objects: int, row_bytes: int) -> int:

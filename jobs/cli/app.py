@@ -69,7 +69,7 @@ def plan(
     """Validate a job and print what it will cost, without running it."""
     from ..cost import seconds_per_object
     from ..plan import plan_job
-    from ..run.local import available_cpus
+    from ..run.local import cluster_gpus, embedded_replicas
     from ..run.train import plan_training
     from ..specs.jobs import TrainingJob
 
@@ -82,10 +82,10 @@ def plan(
         _print_facts(training, as_json)
         return
     with _clean_stdout():
-        planned = plan_job(job, _gpus())
+        planned = plan_job(job, cluster_gpus(None))
     forward, backward = planned.passes
     objects = planned.units.objects
-    replicas = planned.replicas or available_cpus()
+    replicas = embedded_replicas(planned)[-1]
     facts: dict[str, Any] = {
         "run": planned.job.output,
         "objects": objects,
@@ -229,6 +229,7 @@ def atlas(
 ) -> None:
     """Show what the network finds alike: the activations of the method activation_atlas."""
     from ..atlas.build import AtlasSettings, Listener, build_atlas
+    from ..run.local import cluster_gpus
     from .progress import Progress
 
     settings = AtlasSettings(tuple(layer or ()), cells, minimum, icons, steps)
@@ -237,7 +238,7 @@ def atlas(
             run_folder.absolute(),
             [other.absolute() for other in others or ()],
             settings,
-            device="cuda" if _gpus() else "cpu",
+            device="cuda" if cluster_gpus(None) else "cpu",
             listener=Listener(progress.say, progress.counter("atlas", "icons")),
         )
     for note in product.notes:
@@ -410,11 +411,12 @@ def _fail(error: Exception, code: int) -> None:
 
 def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
     from ..plan import plan_job
+    from ..run.local import cluster_gpus
 
     if job.kind == "training":
         _train(job, as_json)
     else:
-        _execute(plan_job(job, _gpus()), address, as_json)
+        _execute(plan_job(job, cluster_gpus(address)), address, as_json)
 
 
 def _load(
@@ -439,12 +441,6 @@ def _train(job: JobSpec, as_json: bool) -> None:
     with _clean_stdout(), Progress() as progress:
         folder = train(job, [progress])
     _finish(folder, {"run": str(folder), **read_manifest(folder)["metrics"]}, as_json)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _execute(planned: Plan, address: str | None, as_json: bool) -> None:

@@ -61,7 +61,7 @@ class _Driver:
                 # Fewer units than replicas: cut the parts axis, so that all have work.
                 shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
                 with self._alarm.watching():
-                    for receipt in pool.run(self._units(committed, shares)):
+                    for receipt in pool.run(self._units(committed, shares), self._tell):
                         log.commit(receipt)
                         self._tell(UnitCommitted.of(receipt))
         finalise(self.run, self.plan)

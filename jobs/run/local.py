@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,33 @@ def available_cpus() -> int:
     return min(counts)
 
 
+def cluster_gpus(address: str | None) -> int:
+    """Count the GPUs of this machine, or of the cluster at an address.
+
+    Raises
+    ------
+    ClusterLostError
+        If the cluster can't be reached.
+    """
+    if address is None:
+        import torch  # noqa: PLC0415 - slow to import
+
+        return torch.cuda.device_count()
+    from cluster.ray_pool import cluster_nodes, ray_cluster  # noqa: PLC0415 - as below
+
+    with ray_cluster(address, cpus=0):
+        return round(sum(node.resources.get("GPU", 0) for node in cluster_nodes()))
+
+
+def embedded_replicas(plan: Plan) -> range:
+    """Tell from how many replicas to how many a plan runs on this machine alone."""
+    cpus = available_cpus()
+    if plan.replicas is None:
+        return range(cpus, cpus + 1)
+    least, most = plan.replicas[0], plan.replicas[-1]
+    return range(least, max(least, min(most, cpus), 1) + 1) if least < most else plan.replicas
+
+
 def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber] = ()) -> Path:
     """Run a plan to the end on Ray; parameters and errors as of `execute`."""
 
@@ -37,11 +65,13 @@ def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber
         # Ray is slow to import, and a complete or refused run needs none.
         from cluster.ray_pool import RayPool, ray_cluster  # noqa: PLC0415
 
-        replicas = plan.replicas or available_cpus()
-        gpus = round(replicas * plan.gpus_per_replica)
+        placement = plan.placement
+        replicas = embedded_replicas(plan) if address is None else plan.replicas
+        most = 0 if replicas is None else replicas[-1]
+        cpus, gpus = math.ceil(most * placement.cpus), math.ceil(most * placement.gpus)
         with (
-            ray_cluster(address, cpus=replicas, gpus=gpus),
-            RayPool(workload, store, replicas, plan.gpus_per_replica) as pool,
+            ray_cluster(address, cpus=cpus, gpus=gpus),
+            RayPool(workload, store, replicas, placement, plan.unit_seconds) as pool,
         ):
             yield pool
 

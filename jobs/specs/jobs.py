@@ -15,12 +15,21 @@ from training.shortcut import Shortcut
 from training.surveys import SURVEYS
 
 from .base import Spec
-from .execution import ExecutionSpec
+from .execution import ExecutionSpec, Replicas
 from .inceptionism import AnyImagesSpec, InceptionismExecution, check_sections
 from .maps import MapsSpec
 from .methods import AnyMethodSpec
 from .network import NetworkSpec
 from .survey import PreprocessSpec, SurveySpec
+
+_PLACES = (
+    "execution.replicas",
+    "execution.cpus_per_replica",
+    "execution.gpus_per_replica",
+    "execution.node_labels",
+    "execution.unit_timeout",
+)
+"""Fields that say where and how long, not what."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -69,8 +78,7 @@ class AttributionJob(JobSpec):
     free: ClassVar[tuple[str, ...]] = (
         *JobSpec.free,
         "maps",
-        "execution.replicas",
-        "execution.gpus_per_replica",
+        *_PLACES,
     )
 
     def requests(self) -> tuple[Request, ...]:
@@ -116,7 +124,7 @@ class SimulationJob(JobSpec):
     """Objects per unit of work."""
     shortcut: Shortcut | None = None
     """A stamp that is planted beside galaxies of one class: does an attribution method find it?"""
-    replicas: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    replicas: Replicas = "auto"
     """Processes that simulate, one CPU core each."""
 
     free: ClassVar[tuple[str, ...]] = (*JobSpec.free, "replicas")
@@ -171,8 +179,7 @@ class InceptionismJob(JobSpec):
 
     free: ClassVar[tuple[str, ...]] = (
         *JobSpec.free,
-        "execution.replicas",
-        "execution.gpus_per_replica",
+        *_PLACES,
     )
 
     @model_validator(mode="after")

@@ -57,8 +57,11 @@ network:
 methods:                       # targets: predicted, label, all, class names or indices
 @METHODS@
 execution:
-  replicas: auto               # copies of the network, one CPU core each
+  replicas: auto               # copies of the network; or a number, or {min: 2, max: 16}
+  cpus_per_replica: 1          # cores that are reserved for each
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
+  node_labels: {{}}            # labels of the cluster's nodes that replicas may be on
+  unit_timeout: auto           # seconds after which a unit counts as hung
   precision: float32           # float32 | float64
   micro_batch: 32              # rows per pass; lower it when memory is short
   shard_objects: auto          # objects per unit of work, a multiple of micro_batch
@@ -83,7 +86,7 @@ shortcut: null                 # or a stamp beside galaxies of one class, which 
 #  share: 0.8                  # probability that such a galaxy gets it
 #  size: 3                     # edge, pixels
 #  sigma: 10.0                 # what it adds, in standard deviations of the sky noise
-replicas: auto                 # processes, one CPU core each
+replicas: auto                 # processes, one CPU core each; or {min: 2, max: 16}
 output: runs/survey-a
 """
 
@@ -136,8 +139,11 @@ network:
 images:                        # sections with method class_image or deep_dream, as many as you like
 @IMAGES@
 execution:
-  replicas: auto               # copies of the network, one CPU core each
+  replicas: auto               # copies of the network; or a number, or {min: 2, max: 16}
+  cpus_per_replica: 1          # cores that are reserved for each
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
+  node_labels: {{}}            # labels of the cluster's nodes that replicas may be on
+  unit_timeout: auto           # seconds after which a unit counts as hung
   precision: float32           # float32 | float64
   micro_batch: 4               # images that are drawn together; lower it when memory is short
   shard_objects: auto          # images per unit of work, a multiple of micro_batch

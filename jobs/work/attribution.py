@@ -22,7 +22,7 @@ from attribution.partials import Array, Partial
 from attribution.prediction import Prediction
 from attribution.summary import summarise, summary_arrays
 from attribution.targets import NO_TARGET, TargetRequest
-from cluster.unit import ObjectFailure, UnitKey
+from cluster.unit import ObjectFailure, UnitKey, WorkUnit
 from cluster.workload import UnitResult
 
 from ..run.catalogue import StoredCatalogue
@@ -92,6 +92,11 @@ class AttributionWorkload:
                 arrays |= {f"summary/{name}/{spec.name}": spec for spec in described}
         return arrays
 
+    @property
+    def separable(self) -> bool:
+        """Objects can be left out of a unit: their rows are blank, the others keep their bits."""
+        return True
+
     def open(self) -> OpenAttribution:
         """Load the network and open the survey."""
         return OpenAttribution(self)
@@ -114,9 +119,9 @@ class OpenAttribution:
         self._dtype = TORCH_DTYPES[precision]
         self._network = open_network(job.network, bands, precision, workload.device)
 
-    def compute(self, key: UnitKey) -> UnitResult:
+    def compute(self, unit: WorkUnit) -> UnitResult:
         """Explain all objects of a unit."""
-        block = self._read(key)
+        block = self._read(unit)
         with reproducible():
             finished = [
                 self._finish(batch, labels, self._partials(batch, labels, 0, 1))
@@ -124,17 +129,25 @@ class OpenAttribution:
             ]
         return self._result(block, finished)
 
-    def partial(self, key: UnitKey, share: int, shares: int) -> BatchPartials:
+    def partial(self, unit: WorkUnit, share: int) -> BatchPartials:
         """Compute one share of every method's parts, for all objects of a unit."""
         with reproducible():
             return [
-                self._partials(batch, labels, share, shares)
-                for batch, labels in self._batches(self._read(key))
+                self._partials(batch, labels, share, unit.shares)
+                for batch, labels in self._batches(self._read(unit))
             ]
 
-    def finish(self, key: UnitKey, partials: Sequence[BatchPartials]) -> UnitResult:
+    def probe(self, unit: WorkUnit, rows: range) -> None:
+        """Explain some objects of a unit, or a blank micro-batch, and forget the results."""
+        block = self._read(unit, rows)
+        with reproducible():
+            for number, (batch, labels) in enumerate(self._batches(block)):
+                if batch.present.any() or (number == 0 and not rows):
+                    self._finish(batch, labels, self._partials(batch, labels, 0, 1))
+
+    def finish(self, unit: WorkUnit, partials: Sequence[BatchPartials]) -> UnitResult:
         """Merge the shares of a unit."""
-        block = self._read(key)
+        block = self._read(unit)
         finished = []
         with reproducible():
             for number, (batch, labels) in enumerate(self._batches(block)):
@@ -145,39 +158,53 @@ class OpenAttribution:
                 finished.append(self._finish(batch, labels, merged))
         return self._result(block, finished)
 
-    def _read(self, key: UnitKey) -> _Block:
+    def _read(self, unit: WorkUnit, only: range | None = None) -> _Block:
+        """Read the objects of a unit, or those of some rows; what is left out is not touched."""
+        key = unit.key
         rows, refused = self._catalogue.read(key.start, key.stop)
         images = np.zeros((len(rows), *self._workload.image_shape), dtype=np.float32)
         present = np.zeros(len(rows), dtype=bool)
-        failures, hashes = [], []
-        for row, answer in enumerate(self._reader.read(rows)):
+        hashes = [""] * len(rows)
+        failures = []
+        left_out = {out.row - key.start: out for out in unit.without}
+        for row, out in left_out.items():
+            hashes[row] = out.code
+            reason = f"object {rows.ids[row]!r} makes its unit fail: {out.reason}"
+            failures.append(ObjectFailure(out.row, rows.ids[row], out.code, reason))
+        wanted = [
+            row
+            for row in range(len(rows))
+            if row not in left_out and (only is None or key.start + row in only)
+        ]
+        for row, answer in zip(wanted, self._reader.read(rows.take(wanted)), strict=True):
             if isinstance(answer, Cutout):
-                hashes.append(answer.sha256)
+                hashes[row] = answer.sha256
                 if not refused[row]:
                     images[row] = self._preprocess.apply(answer.pixels)
                     present[row] = True
             else:
-                hashes.append(answer.code)
+                hashes[row] = answer.code
                 if not refused[row]:
                     failures.append(answer.of(key.start + row, rows.ids[row]))
         inputs = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-        return _Block(key, rows, images, present, failures, inputs)
+        micro_batch = max(1, self._workload.job.execution.micro_batch >> unit.halvings)
+        return _Block(key, rows, images, present, failures, inputs, micro_batch)
 
     def _batches(self, block: _Block) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-        execution = self._workload.job.execution
+        seed = self._workload.job.execution.seed
         position = {name: index for index, name in enumerate(self._classes)}
         labels = np.array([position.get(label, NO_TARGET) for label in block.rows.labels])
         ids = block.rows.ids
-        for start in range(0, len(ids), execution.micro_batch):
-            rows = slice(start, start + execution.micro_batch)
+        for start in range(0, len(ids), block.micro_batch):
+            rows = slice(start, start + block.micro_batch)
             images = torch.from_numpy(block.images[rows]).to(self._workload.device, self._dtype)
             yield (
                 make_batch(
                     self._network,
                     images,
                     ids[rows],
-                    execution.micro_batch,
-                    seed=execution.seed,
+                    block.micro_batch,
+                    seed=seed,
                     needs=self._workload.needs,
                     present_N=block.present[rows],
                 ),
@@ -264,6 +291,7 @@ class _Block:
     present: NDArray[np.bool_]
     failures: list[ObjectFailure]
     inputs: str
+    micro_batch: int
 
 
 @dataclass

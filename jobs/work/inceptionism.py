@@ -16,7 +16,7 @@ from attribution.explain import TORCH_DTYPES
 from attribution.inceptionism import Colours
 from attribution.partials import Array
 from attribution.randomness import key
-from cluster.unit import ObjectFailure, UnitKey
+from cluster.unit import ObjectFailure, UnitKey, WorkUnit
 from cluster.workload import UnitResult
 
 from ..specs.inceptionism import ClassImageSpec, DeepDreamSpec, Drawing
@@ -80,6 +80,11 @@ class InceptionismWorkload:
         forward, backward = np.mean(each, axis=0)
         return float(forward), float(backward)
 
+    @property
+    def separable(self) -> bool:
+        """Images of a micro-batch are drawn together, so none can be left out."""
+        return False
+
     def open(self) -> OpenInceptionism:
         """Load the network."""
         return OpenInceptionism(self)
@@ -98,24 +103,29 @@ class OpenInceptionism:
             job.network, workload.image_shape[0], precision, workload.device
         )
 
-    def compute(self, key: UnitKey) -> UnitResult:
+    def compute(self, unit: WorkUnit) -> UnitResult:
         """Draw the images of a unit."""
+        key = unit.key
         drawings = self._workload.drawings[key.start : key.stop]
-        unit = _Unit(key, drawings, self._read(drawings), _blank(self._workload, drawings))
+        images = _Unit(key, drawings, self._read(drawings), _blank(self._workload, drawings))
         step = self._job.execution.micro_batch
         with reproducible():
             # What is drawn together follows from the job alone: a unit is whole micro-batches.
             for first in range(0, len(drawings), step):
                 rows = range(first, min(first + step, len(drawings)))
                 for number in dict.fromkeys(drawings[row].section for row in rows):
-                    self._draw(unit, number, [r for r in rows if drawings[r].section == number])
-        return unit.result()
+                    self._draw(images, number, [r for r in rows if drawings[r].section == number])
+        return images.result()
 
-    def partial(self, key: UnitKey, share: int, shares: int) -> UnitResult | None:
+    def partial(self, unit: WorkUnit, share: int) -> UnitResult | None:
         """Draw everything in the first share: an image has no parts."""
-        return self.compute(key) if share == 0 else None
+        return self.compute(unit) if share == 0 else None
 
-    def finish(self, key: UnitKey, partials: Sequence[UnitResult | None]) -> UnitResult:
+    def probe(self, unit: WorkUnit, rows: range) -> None:
+        """Draw nothing: a unit can't be computed without some of its images."""
+        raise NotImplementedError
+
+    def finish(self, unit: WorkUnit, partials: Sequence[UnitResult | None]) -> UnitResult:
         """Return the first share."""
         assert partials[0] is not None
         return partials[0]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attribution.arrays import ArraySpec
 from attribution.partials import Array
-from cluster.unit import UnitKey
+from cluster.unit import UnitKey, WorkUnit
 from cluster.workload import UnitResult
 from training.profiles import Mask
 from training.simulation import SimulatedBlock, simulate
@@ -59,24 +59,33 @@ class SimulationWorkload:
         }
         return {"cutout/image": images, **masks, **columns}
 
+    @property
+    def separable(self) -> bool:
+        """Nothing is read, so no object can be at fault."""
+        return False
+
     def open(self) -> SimulationWorkload:
         """Return itself: there is nothing to load."""
         return self
 
-    def compute(self, key: UnitKey) -> UnitResult:
+    def compute(self, unit: WorkUnit) -> UnitResult:
         """Simulate the objects of a unit."""
-        block = self._simulate(key)
+        block = self._simulate(unit.key)
         masks: dict[str, Array] = {f"truth/{name}": mask for name, mask in _masks(block).items()}
         columns: dict[str, Array] = {
             f"catalogue/{name}": column for name, column in block.columns.items()
         }
         return UnitResult({"cutout/image": block.images, **masks, **columns})
 
-    def partial(self, key: UnitKey, share: int, shares: int) -> UnitResult | None:
+    def partial(self, unit: WorkUnit, share: int) -> UnitResult | None:
         """Simulate everything in the first share: an object has no parts."""
-        return self.compute(key) if share == 0 else None
+        return self.compute(unit) if share == 0 else None
 
-    def finish(self, key: UnitKey, partials: Sequence[UnitResult | None]) -> UnitResult:
+    def probe(self, unit: WorkUnit, rows: range) -> None:
+        """Simulate nothing: a unit can't be computed without some of its objects."""
+        raise NotImplementedError
+
+    def finish(self, unit: WorkUnit, partials: Sequence[UnitResult | None]) -> UnitResult:
         """Return the first share."""
         assert partials[0] is not None
         return partials[0]

@@ -14,13 +14,15 @@ from conformance.pools import (
 )
 
 from cluster import ray_pool
+from cluster.calls import Lost
 from cluster.errors import ClusterLostError, OccultaError, RetriesExhaustedError
+from cluster.placement import Placement
 from cluster.pool import SerialPool
 from cluster.ray_pool import RayPool, ray_cluster
-from cluster.scheduler import Lost
 from cluster.unit import WorkUnit
 
 TESTS = Path(__file__).parents[1]
+MOON = Placement(labels={"zone": "moon"})
 
 
 class Serial:
@@ -83,7 +85,7 @@ class TestRayPool(OnRay, PoolConformance):
         step = step.format(bad.key.start)
         bench.desk.plan_faults(step, *faults)
         events, wait = [], bench.pool.wait
-        monkeypatch.setattr(bench.pool, "wait", lambda: events.append(wait()) or events[-1])
+        monkeypatch.setattr(bench.pool, "wait", lambda s: events.append(wait(s)) or events[-1])
         receipts = bench.run([bad, *good])
         assert sum(isinstance(event, Lost) for event in events) == len(faults)
         pids = bench.desk.pids(step)
@@ -114,18 +116,49 @@ class TestRayPool(OnRay, PoolConformance):
     def test_a_unit_that_always_kills_its_replica_is_named(self, bench):
         bad, *good = bench.units(4)
         bench.desk.plan_faults(f"compute {bad.key.start}", *["kill"] * 9)
-        with pytest.raises(RetriesExhaustedError, match=rf"unit {bad.key} failed 3 times, last "):
+        with pytest.raises(RetriesExhaustedError, match=rf"unit {bad.key} failed 6 times, last "):
             list(bench.pool.run([bad, *good]))
-        assert len(bench.desk.pids(f"compute {bad.key.start}")) == 3
+        assert len(bench.desk.pids(f"compute {bad.key.start}")) == 6
 
     def test_more_replicas_than_the_cluster_has_room_for_are_refused(self, bench):
-        with pytest.raises(OccultaError, match="3 replicas need 3 CPUs, the cluster has 2; lower"):
+        with pytest.raises(OccultaError, match=r"^3 replicas .* needs 1 CPU; .* has room for 2 "):
             RayPool(bench.workload, bench.store, replicas=3)
-        with pytest.raises(OccultaError, match="2 replicas need 1 GPUs, the cluster has 0; lower"):
-            RayPool(bench.workload, bench.store, replicas=2, gpus_per_replica=0.5)
+        half = Placement(gpus=0.5)
+        with pytest.raises(OccultaError, match=r"^2 replicas .* and 0.5 GPU; .* has room for 0 "):
+            RayPool(bench.workload, bench.store, replicas=2, placement=half)
+        with pytest.raises(OccultaError, match=r"of a node with zone=moon; .* has room for 0 "):
+            RayPool(bench.workload, bench.store, replicas=range(1, 9), placement=MOON)
 
 
 class TestOpeningRayPool(OnRay, PoolOpeningConformance):
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("fault", "code"), [("kill", "replica_died"), ("stay", "timeout")])
+    def test_an_object_that_kills_or_hangs_is_left_out(self, tmp_path, fault, code):
+        bench = Bench(tmp_path)
+        units = bench.units(3)
+        guilty = units[1].key.start + 3
+        bench.desk.poison(guilty, fault)
+        with RayPool(bench.workload, bench.store, replicas=2, unit_seconds=5) as bench.pool:
+            receipts = {receipt.key: receipt for receipt in bench.pool.run(units)}
+        assert [len(receipts[str(unit.key)].failures) for unit in units] == [0, 1, 0]
+        (failure,) = receipts[str(units[1].key)].failures
+        assert (failure.index, failure.code) == (guilty, code)
+
+    @pytest.mark.slow
+    def test_replicas_come_while_there_is_work_and_go_when_there_is_none(self, tmp_path):
+        bench = Bench(tmp_path)
+        units = bench.units(40)
+        incidents = []
+        with RayPool(bench.workload, bench.store, replicas=range(1, 3)) as bench.pool:
+            assert bench.pool.ready == [0]
+            # The first unit waits for the second replica.
+            bench.desk.plan_faults(f"compute {units[0].key.start}", "meet")
+            bench.desk.plan_faults(f"compute {units[9].key.start}", "meet")
+            receipts = list(bench.pool.run(units, incidents.append))
+            assert len(bench.pool.ready) == 1
+        bench.check(units, receipts)
+        assert [incident.what for incident in incidents] == ["joined"]
+
     def test_a_replica_that_dies_at_its_start_is_an_error_and_takes_the_others_along(
         self, tmp_path
     ):

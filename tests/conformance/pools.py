@@ -30,7 +30,7 @@ from attribution.arrays import ArraySpec
 from cluster.errors import OccultaError, RetriesExhaustedError, StorageError
 from cluster.pool import Pool
 from cluster.store import create_array
-from cluster.unit import Receipt, UnitKey, WorkUnit
+from cluster.unit import ObjectFailure, Receipt, UnitKey, WorkUnit
 from cluster.workload import UnitResult, Workload
 
 PARTS = 7
@@ -63,6 +63,16 @@ class Desk:
         """Let the first invocations of a step meet faults (or ``ok``); further ones meet none."""
         (self.folder / f"faults of {step}").write_text("\n".join(faults))
 
+    def poison(self, row: int, fault: str) -> None:
+        """Let everything that computes this object meet a fault, each time."""
+        (self.folder / f"poison {row}").write_text(fault)
+
+    def taste(self, unit: WorkUnit, rows: range) -> None:
+        """Compute objects of a unit, as far as poison is concerned."""
+        for row in sorted({*rows} - {out.row for out in unit.without}):
+            if (note := self.folder / f"poison {row}").exists():
+                self.strike(note.read_text(), f"object {row}")
+
     def set_ballast(self, size: int) -> None:
         """Let partials carry this many bytes besides their terms."""
         (self.folder / "ballast").write_text(str(size))
@@ -91,7 +101,11 @@ class Desk:
         number = self.note(step)
         plan = self.folder / f"faults of {step}"
         faults = plan.read_text().split("\n") if plan.exists() else []
-        match faults[number] if number < len(faults) else "ok":
+        self.strike(faults[number] if number < len(faults) else "ok", step)
+
+    def strike(self, fault: str, step: str) -> None:
+        """Do what a fault is."""
+        match fault:
             case "ok":
                 return
             case "fail":
@@ -113,7 +127,7 @@ class Desk:
                 wait_until(lambda: len(list(self.folder.glob("here *"))) > 1)
             case "stay":
                 wait_until((self.folder / "go").exists)
-            case fault:
+            case _:
                 raise AssertionError(fault)
 
 
@@ -179,30 +193,44 @@ class Sums:
         self.desk.meet("open")
         return self
 
-    def compute(self, key: UnitKey) -> UnitResult:
-        self.desk.meet(f"compute {key.start}")
-        return self._result(key, [self._terms(0, 1)])
+    separable = True
 
-    def partial(self, key: UnitKey, share: int, shares: int) -> Terms:
-        self.desk.meet(f"partial {key.start} {share}")
-        return self._terms(share, shares)
+    def compute(self, unit: WorkUnit) -> UnitResult:
+        self.desk.meet(f"compute {unit.key.start}")
+        self.desk.taste(unit, range(unit.key.start, unit.key.stop))
+        return self._result(unit, [self._terms(0, 1)])
 
-    def finish(self, key: UnitKey, partials: Sequence[Terms]) -> UnitResult:
-        self.desk.meet(f"finish {key.start}")
-        return self._result(key, partials)
+    def partial(self, unit: WorkUnit, share: int) -> Terms:
+        self.desk.meet(f"partial {unit.key.start} {share}")
+        self.desk.taste(unit, range(unit.key.start, unit.key.stop))
+        return self._terms(share, unit.shares)
+
+    def finish(self, unit: WorkUnit, partials: Sequence[Terms]) -> UnitResult:
+        self.desk.meet(f"finish {unit.key.start}")
+        return self._result(unit, partials)
+
+    def probe(self, unit: WorkUnit, rows: range) -> None:
+        self.desk.meet(f"probe {unit.key.start}")
+        self.desk.taste(unit, rows)
 
     def _terms(self, share: int, shares: int) -> Terms:
         numbers = range(PARTS * share // shares, PARTS * (share + 1) // shares)
         return Terms(self.desk, list(numbers), self.desk.ballast())
 
-    def _result(self, key: UnitKey, partials: Sequence[Terms]) -> UnitResult:
+    def _result(self, unit: WorkUnit, partials: Sequence[Terms]) -> UnitResult:
+        key = unit.key
         parts = [part for terms in partials for part in terms.numbers]
         rows = range(key.start, key.stop)
         sums = [sum((term(row, part) for part in parts), start=0.0) for row in rows]
         names = np.array([f"galaxy {row}" for row in rows], object)
         listed = np.tile(parts, (len(rows), 1))
         arrays = {"work/sum": np.array(sums), "work/parts": listed, "work/name": names}
-        return UnitResult(arrays, inputs=f"inputs {key.start}", forward=len(parts))
+        failures = [
+            ObjectFailure(o.row, names[o.row - key.start], o.code, o.reason) for o in unit.without
+        ]
+        for out in unit.without:
+            arrays["work/sum"][out.row - key.start] = np.nan
+        return UnitResult(arrays, tuple(failures), f"inputs {key.start}", forward=len(parts))
 
 
 class Bench:
@@ -373,10 +401,12 @@ class PoolConformance:
         with pytest.raises(RetriesExhaustedError) as caught:
             list(bench.pool.run([good, bad]))
         assert str(caught.value) == (
-            f"unit {bad.key} failed 3 times, last with ArithmeticError: {step} failed; "
+            f"unit {bad.key} failed 6 times, last with ArithmeticError: {step} failed; "
             "what is committed stays: mend the cause and run again"
         )
-        assert len(bench.desk.pids(step)) == 3
+        # After three times its objects were probed, and none was to blame.
+        assert len(bench.desk.pids(step)) == 6
+        assert len(bench.desk.pids(f"probe {bad.key.start}")) == 3
 
     @pytest.mark.parametrize(
         ("step", "shares"), [("compute {}", 1), ("partial {} 1", 2), ("finish {}", 2)]
@@ -391,6 +421,27 @@ class PoolConformance:
             list(bench.pool.run([unit]))
         assert str(caught.value) == f"no galaxy at {step}; look elsewhere"
         assert len(bench.desk.pids(step)) == 1
+
+    @pytest.mark.parametrize("shares", [1, 3])
+    def test_an_object_that_makes_its_unit_fail_is_left_out_and_the_others_keep_their_bits(
+        self, bench, shares
+    ):
+        good, bad = bench.units(2, shares)
+        guilty = bad.key.start + 2
+        bench.desk.poison(guilty, "fail")
+        incidents = []
+        receipts = {r.key: r for r in bench.pool.run([good, bad], incidents.append)}
+        assert receipts[str(good.key)].failures == ()
+        (failure,) = receipts[str(bad.key)].failures
+        assert (failure.index, failure.code) == (guilty, "computation_failed")
+        assert failure.reason == f"ArithmeticError: object {guilty} failed"
+        sums = np.asarray(zarr.open_array(bench.store / "work/sum")[bad.key.start : bad.key.stop])
+        clean = expected(bad.key)["work/sum"]
+        clean[2] = np.nan
+        np.testing.assert_array_equal(sums, clean)
+        whats = [incident.what for incident in incidents]
+        assert whats.count("retry") == 2
+        assert whats[-2:] == ["search", "left out"]
 
     def test_a_full_disk_ends_the_run_at_once(self, bench):
         (unit,) = bench.units(1)

@@ -21,6 +21,7 @@ from attribution.inceptionism import ClassImage, DeepDream, survey_colours
 from attribution.randomness import key
 from cluster.ledger import Ledger
 from cluster.pool import SerialPool
+from cluster.unit import WorkUnit
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
 from jobs.report import write_report
@@ -201,8 +202,9 @@ def test_replicas_on_ray_change_no_bit(folder, images, run):
 def test_shares_of_a_unit_are_the_unit(folder, images):
     plan = plan_job(job(folder, images[:1], "shares"))
     work = plan.workload.open()
-    whole = work.compute(plan.units[0])
-    merged = work.finish(plan.units[0], [work.partial(plan.units[0], s, 2) for s in range(2)])
+    unit = WorkUnit(plan.units[0], shares=2)
+    whole = work.compute(unit)
+    merged = work.finish(unit, [work.partial(unit, share) for share in range(2)])
     for path, array in whole.arrays.items():
         np.testing.assert_array_equal(merged.arrays[path], array)
 

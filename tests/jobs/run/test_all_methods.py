@@ -15,6 +15,7 @@ from attribution import IntegratedGradients, explain
 from attribution.registry import METHODS
 from cluster.ledger import Ledger
 from cluster.pool import SerialPool
+from cluster.unit import WorkUnit
 from jobs.cli.app import app
 from jobs.maps.contents import Windows
 from jobs.plan import plan_job
@@ -104,9 +105,9 @@ def test_every_array_is_there_finite_and_read_by_xarray_alone(folder):
 
 def test_a_cut_parts_axis_gives_the_same_bits(folder):
     plan = plan_job(load_job(folder / "all.yaml"))
-    key, work = plan.units[0], plan.workload.open()
-    whole = work.compute(key)
-    cut = work.finish(key, [work.partial(key, share, 3) for share in range(3)])
+    unit, work = WorkUnit(plan.units[0], shares=3), plan.workload.open()
+    whole = work.compute(unit)
+    cut = work.finish(unit, [work.partial(unit, share) for share in range(3)])
     assert whole.arrays.keys() == cut.arrays.keys()
     for path, array in whole.arrays.items():
         assert _digest(array) == _digest(cut.arrays[path]), path
@@ -128,7 +129,7 @@ def test_the_manifest_counts_the_passes(folder):
 def passes(folder, *methods):
     """Rows that went forward and backward for the first unit of such a job: four objects."""
     plan = plan_of(folder, *methods)
-    result = plan.workload.open().compute(plan.units[0])
+    result = plan.workload.open().compute(WorkUnit(plan.units[0]))
     return result.forward, result.backward
 
 
@@ -187,9 +188,10 @@ def test_measures_of_quality_reuse_refined_maps(folder):
 def test_cut_paths_give_the_same_bits(folder, method):
     plan = plan_of(folder, method)
     key, work = plan.units[0], plan.workload.open()
-    whole = work.compute(key)
+    whole = work.compute(WorkUnit(key))
     for shares in (2, 3):
-        cut = work.finish(key, [work.partial(key, share, shares) for share in range(shares)])
+        unit = WorkUnit(key, shares)
+        cut = work.finish(unit, [work.partial(unit, share) for share in range(shares)])
         for path, array in whole.arrays.items():
             assert _digest(array) == _digest(cut.arrays[path]), path
 
@@ -200,7 +202,7 @@ def test_expected_gradients_of_a_job_file_are_those_of_explain(folder):
     described = plan.template["integrated_gradients/attribution"]
     assert described.attributes["draws"] == 3
     assert "Erion 2021" in described.convention
-    result = plan.workload.open().compute(plan.units[0])
+    result = plan.workload.open().compute(WorkUnit(plan.units[0]))
     # A path has 3 nodes, and each draw one start: of the image's own pass there is one more.
     assert (result.forward, result.backward) == (4 * (9 + 3 + 1), 4 * 9 * 2)
     network, _ = open_job_network(plan.job)
