@@ -57,7 +57,7 @@ network:
 methods:                       # targets: predicted, label, all, class names or indices
 @METHODS@
 execution:
-  replicas: auto               # copies of the network; or a number, or {min: 2, max: 16}
+  replicas: auto               # copies of the network; or a number, or {{min: 2, max: 16}}
   cpus_per_replica: 1          # cores that are reserved for each
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
   node_labels: {{}}            # labels of the cluster's nodes that replicas may be on
@@ -139,7 +139,7 @@ network:
 images:                        # sections with method class_image or deep_dream, as many as you like
 @IMAGES@
 execution:
-  replicas: auto               # copies of the network; or a number, or {min: 2, max: 16}
+  replicas: auto               # copies of the network; or a number, or {{min: 2, max: 16}}
   cpus_per_replica: 1          # cores that are reserved for each
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
   node_labels: {{}}            # labels of the cluster's nodes that replicas may be on
