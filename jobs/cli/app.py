@@ -402,10 +402,12 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
+    from cluster.text import one_line, redact
+
     if os.environ.get("OCCULTA_DEBUG"):
         raise error
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    typer.echo(f"occulta: {' '.join(message.split())}", err=True)
+    typer.echo(f"occulta: {redact(one_line(' '.join(message.split())))}", err=True)
     sys.exit(code)
 
 

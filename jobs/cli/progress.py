@@ -35,9 +35,9 @@ from cluster.events import (
     RunStarted,
     UnitCommitted,
 )
+from cluster.text import one_line
 
 from ..run.pace import Speed
-from ..survey.text import one_line
 
 _STEP, _STEP_SECONDS = 0.1, 600
 """Share of a run, or time, after which there is a new plain line."""

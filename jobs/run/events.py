@@ -1,7 +1,7 @@
 """The history of a run: a line of JSON for each event, and what a reader makes of them.
 
 The history tells what happened; what is committed is what the ledger says. A line can't be forged:
-JSON escapes line breaks and control characters, and all that is not ASCII.
+JSON escapes line breaks and control characters, and all that is not ASCII; secrets are hidden.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.errors import StorageError
 from cluster.events import Event
+from cluster.text import redact
 
 _TAIL = 1 << 18
 """Bytes at the end of a history that tell how a run is doing: the last 500 units or more."""
@@ -41,7 +42,7 @@ class EventLog:
         """Append one line."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         content = {"time": now, "event": type(event).__name__, **vars(event)}
-        line = json.dumps(content, default=vars).encode() + b"\n"
+        line = redact(json.dumps(content, default=vars)).encode() + b"\n"
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:

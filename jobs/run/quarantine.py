@@ -6,10 +6,14 @@ import csv
 import io
 from collections.abc import Iterable
 
+from cluster.text import one_line, redact
 from cluster.unit import ObjectFailure
 
 BY_PLAN = "plan"
 """In place of a unit: the object was refused before the work began."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What spreadsheets take for the beginning of a formula; the wide forms in some languages."""
 
 
 def quarantine_csv(failures: Iterable[tuple[str, ObjectFailure]]) -> bytes:
@@ -24,5 +28,6 @@ def quarantine_csv(failures: Iterable[tuple[str, ObjectFailure]]) -> bytes:
 
 
 def _harmless(cell: str) -> str:
-    """Keep spreadsheets from reading a cell as a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
+    """Keep a cell on its line, without secrets, and spreadsheets from reading it as a formula."""
+    text = redact(one_line(cell))
+    return f"'{text}" if cell.startswith(_FORMULA) else text

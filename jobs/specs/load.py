@@ -18,6 +18,7 @@ from ..errors import RefusedError
 from .inceptionism import IMAGES
 from .jobs import KINDS, AttributionJob, InceptionismJob, JobSpec, TrainingJob
 from .methods import SECTIONS
+from .secrets import refuse_secrets
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
@@ -50,6 +51,7 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
     """Validate job data; relative paths in it are relative to ``folder``."""
     if not isinstance(data, dict):
         raise RefusedError(f"{where}: expected fields such as 'kind: attribution', found {data!r}")
+    refuse_secrets(data, where)
     kind = data.get("kind")
     if kind not in KINDS:
         raise RefusedError(f"{where}: kind: {kind!r} is unknown; use one of {', '.join(KINDS)}")

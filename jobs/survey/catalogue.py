@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.text import one_line
 from cluster.unit import ObjectFailure
 from jobs.errors import RefusedError
 from jobs.specs.survey import Columns, SurveySpec
@@ -20,7 +21,6 @@ from .columns import find_columns, normalise
 from .digest import table_digest
 from .listing import SUFFIXES, find_files, readable_files
 from .tables import SourceTable, open_table, simulation_table
-from .text import one_line
 
 _FIRST = {"id": pa.string(), "ra": pa.float64(), "dec": pa.float64(), "label": pa.string()}
 _BLOCK = 65536

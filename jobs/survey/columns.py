@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.text import one_line
 from jobs.errors import RefusedError
 from jobs.specs.survey import Columns
 
 from .tables import SourceTable
-from .text import did_you_mean, one_line
+from .text import did_you_mean
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id_str", "id", "object_id", "objid", "iauname", "dr8_id", "targetid"),

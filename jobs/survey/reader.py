@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cluster.text import one_line, redact
 from cluster.unit import ObjectFailure
 
 from .catalogue import Catalogue
 from .codes import ERROR_CODES
-from .text import one_line
 
 Pixels = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ class UnreadableError(Exception):
 
     def failure(self, where: str) -> ReadFailure:
         """Return the failure, its reason beginning with the file or row that it is about."""
-        return ReadFailure(self.code, one_line(f"{where}: {self.fact}"))
+        return ReadFailure(self.code, redact(one_line(f"{where}: {self.fact}")))
 
 
 class Reader(Protocol):

@@ -17,9 +17,8 @@ from astropy.table import Table
 from pyarrow import csv
 from pyarrow import parquet as pq
 
+from cluster.text import one_line
 from jobs.errors import RefusedError
-
-from .text import one_line
 
 _BATCH = 65536
 """Rows that are decoded at once: it bounds the memory that reading takes beside the result."""

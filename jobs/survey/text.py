@@ -1,19 +1,9 @@
-"""Names from outside, made fit for a one-line message."""
+"""Hints at what a name was meant to be."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-
-
-def one_line(text: str) -> str:
-    """Escape what is not printable: line breaks, control and bidirectional characters."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -35,7 +35,9 @@ def raised_codes() -> set[str]:
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if name in RAISERS:
                 strings = [a.value for a in node.args if isinstance(a, ast.Constant)]
-                strings += [k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)]
+                strings += [
+                    k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)
+                ]
                 found |= {s for s in strings if isinstance(s, str) and re.fullmatch("[a-z_]+", s)}
     return {text for text in found if "_" in text}
 
