@@ -20,10 +20,10 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
 from . import scheduler
-from .calls import Call, Event, Failed, Finished, Joined, Lost, Tick, first_line
+from .calls import Call, Event, Failed, Finished, Joined, Lost, MemoryShortError, Tick, first_line
 from .errors import ClusterLostError, OccultaError
 from .events import Subscriber
 from .placement import Node, Placement
@@ -237,7 +237,7 @@ class RayPool:
         except RayError as error:
             replica = self._replica_of(done[0])
             self.close(replica)
-            return Lost(replica, error)
+            return Lost(replica, _cause(error))
         if done[0] in self._opening:
             return Joined(self._opening.pop(done[0]))
         call, partial = self._running.pop(done[0])
@@ -245,6 +245,13 @@ class RayPool:
 
     def _replica_of(self, ref: Any) -> int:
         return self._opening[ref] if ref in self._opening else self._running[ref][0].replica
+
+
+def _cause(error: RayError) -> Exception:
+    """Say that a replica died because its node ran out of memory, if that is so."""
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in str(error):
+        return MemoryShortError(first_line(error))
+    return error
 
 
 def _why(error: RayError) -> str:

@@ -36,6 +36,17 @@ ATTEMPTS = 3
 _HALVINGS = 6
 
 
+def _halve(task: Task, error: BaseException, code: str) -> bool:
+    """Tell whether a smaller micro-batch is the cure.
+
+    A replica that was killed for the memory of its node may have been the victim of others, so it
+    is tried as often as after any other death.
+    """
+    if not isinstance(error, MemoryShortError) or task.unit.halvings == _HALVINGS:
+        return False
+    return code != "replica_died" or task.failures == ATTEMPTS
+
+
 class Turn:
     """One step: a state of its own that it changes, and the actions that it collects."""
 
@@ -220,14 +231,14 @@ class Turn:
         task = replace(task, unit=unit, failures=task.failures + 1)
         if isinstance(error, OccultaError):
             self._end(error)
-        elif isinstance(error, MemoryShortError) and unit.halvings < _HALVINGS:
+        elif _halve(task, error, code):
             self._note("halved", key, call.replica, reason)
             halved = replace(unit, halvings=unit.halvings + 1)
             self._begin(replace(task, unit=halved, failures=0))
         elif call.probe is not None:
             assert task.search is not None
             self._probed(task, task.search.suspicious(code, reason), error)
-        elif task.failures == ATTEMPTS:
+        elif task.failures >= ATTEMPTS:
             if task.search is not None or not self.rules.separable:
                 self._exhausted(task, error)
             else:

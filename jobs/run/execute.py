@@ -30,7 +30,7 @@ from .driver import driving
 from .folder import check_same, create_run, finalise
 from .pace import StallAlarm
 from .status import MANIFEST, STORE, read_status
-from .verify import finish_repair
+from .verify import check_shards, finish_repair
 
 OpenPool = Callable[[Workload, Path], AbstractContextManager[Pool]]
 """Opens a pool of replicas for a workload and a result store."""
@@ -45,6 +45,8 @@ class _Driver:
         self._subscribers = subscribers
         self._alarm = StallAlarm(self._tell)
         self._one_at_a_time = threading.Lock()
+        self._disturbed = False
+        """Whether somebody that this driver does not hear may still have written to the store."""
 
     def work(self, open_pool: OpenPool) -> None:
         began = time.monotonic()
@@ -55,15 +57,18 @@ class _Driver:
             committed[self.plan.units.number(UnitKey.parse(receipt.key))] = 1
             done += UnitCommitted.of(receipt).totals
         pending = committed.count(0)
+        self._disturbed = done.units > 0
         if pending:
             with open_pool(self.plan.workload, self.run / STORE) as pool, ledger.append() as log:
                 self._tell_start(done, pool.replicas)
                 # Fewer units than replicas: cut the parts axis, so that all have work.
                 shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
                 with self._alarm.watching():
-                    for receipt in pool.run(self._units(committed, shares), self._tell):
+                    for receipt in pool.run(self._units(committed, shares), self._tell_disturbed):
                         log.commit(receipt)
                         self._tell(UnitCommitted.of(receipt))
+        if self._disturbed:
+            check_shards(self.run)
         finalise(self.run, self.plan)
         objects = read_status(self.run).objects
         seconds = round(time.monotonic() - began, 3)
@@ -81,6 +86,10 @@ class _Driver:
         self._tell(
             RunStarted(str(self.run), kind, len(units), units.objects, replicas, done, refused)
         )
+
+    def _tell_disturbed(self, event: Event) -> None:
+        self._disturbed = True
+        self._tell(event)
 
     def _tell(self, event: Event) -> None:
         # The alarm tells from a thread of its own.

@@ -71,6 +71,27 @@ def verify_run(run: Path) -> Verification:
     return Verification(units, shards, tuple(damaged))
 
 
+def check_shards(run: Path) -> None:
+    """Refuse to call a run complete whose shards are not those that were committed.
+
+    A replica that was given up, or whose driver died, may go on for a while. It writes the same
+    bytes as the one in its place, but for a unit whose micro-batch was halved or that an object
+    was left out of since.
+
+    Raises
+    ------
+    VerificationError
+        With the first damaged unit.
+    """
+    damaged = verify_run(run).damaged
+    if damaged:
+        raise VerificationError(
+            f"{run}: unit {damaged[0].unit}: {damaged[0].shard} is {damaged[0].fact} since it was "
+            f"committed, as are {len(damaged) - 1} other units; run `occulta verify {run} "
+            "--repair`, then resume"
+        )
+
+
 def repair_run(run: Path, found: Verification) -> None:
     """Make damaged units pending again, so that a resume computes them anew.
 

@@ -224,6 +224,14 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_receipt_says_so():
     assert (merge.unit.halvings, merge.partials) == (1, ["partial 0", "partial 1"])
 
 
+def test_a_replica_that_is_killed_for_memory_is_tried_again_before_the_batch_is_halved():
+    run = Run([unit_of(0)], replicas=1)
+    for replica in range(3):
+        assert run.calls[0].unit.halvings == 0
+        run.lose(replica, MemoryShortError("node is out of memory"))
+    assert run.calls[0].unit.halvings == 1
+
+
 def test_halving_ends_where_it_does_not_help():
     run = Run([unit_of(0)])
     for _ in range(20):

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,16 @@ import xarray as xr
 import zarr
 
 from attribution import IntegratedGradients, Occlusion, explain, round_mantissa
+from cluster.errors import VerificationError
+from cluster.events import WorkDisturbed
 from cluster.pool import SerialPool
 from cluster.ray_pool import RayPool, ray_cluster
+from cluster.unit import LeftOut, WorkUnit
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
 from jobs.run.execute import execute
 from jobs.run.status import read_status
+from jobs.run.verify import repair_run, verify_run
 from jobs.specs.load import load_job
 from training.checkpoints import save_weights
 from training.networks import build
@@ -131,6 +136,87 @@ def _weights(folder):
     import safetensors.torch
 
     return safetensors.torch.load_file(folder / "weights.safetensors")
+
+
+# What the scheduler asks for when a unit fails.
+
+
+def results(plan, unit):
+    return plan.workload.open().compute(unit)
+
+
+def same(arrays, others, rows):
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(array[rows], others[path][rows], err_msg=path)
+
+
+def test_an_object_that_is_left_out_is_blank_and_its_neighbours_keep_their_bits(folder):
+    plan = plan_job(load_job(folder / "attribution.yaml"))
+    whole = results(plan, WorkUnit(plan.units[1]))
+    out = LeftOut(10, "replica_died", "the worker died")
+    part = results(plan, WorkUnit(plan.units[1], without=(out,)))
+    same(whole.arrays, part.arrays, [0, 1, 3, 4, 5, 6, 7])
+    assert np.isnan(part.arrays["occlusion/grid"][2]).all()
+    (failure,) = part.failures
+    assert (failure.index, failure.code) == (10, "replica_died")
+    assert failure.reason == f"object {failure.id!r} makes its unit fail: the worker died"
+
+
+def test_what_is_left_out_or_not_probed_is_not_even_read(folder, monkeypatch):
+    plan = plan_job(load_job(folder / "attribution.yaml"))
+    work, read = plan.workload.open(), []
+    reader = work._reader
+    listening = SimpleNamespace(read=lambda rows: read.append(rows.ids) or reader.read(rows))
+    monkeypatch.setattr(work, "_reader", listening)
+    out = LeftOut(9, "timeout", "no answer")
+    work.compute(WorkUnit(plan.units[1], without=(out,)))
+    work.probe(WorkUnit(plan.units[1]), range(10, 12))
+    work.probe(WorkUnit(plan.units[1]), range(0))
+    ids = list(zarr.open_array(folder / "why/results.zarr/catalogue/id", mode="r")[...])
+    assert read == [[ids[8], *ids[10:16]], ids[10:12], []]
+
+
+def test_a_probe_computes_its_objects_or_a_blank_batch_and_nothing_else(folder, monkeypatch):
+    plan = plan_job(load_job(folder / "attribution.yaml"))
+    work, present = plan.workload.open(), []
+    partials = work._partials
+    monkeypatch.setattr(
+        work, "_partials", lambda b, *more: present.append(b.present.tolist()) or partials(b, *more)
+    )
+    work.probe(WorkUnit(plan.units[1]), range(13, 15))
+    work.probe(WorkUnit(plan.units[1]), range(0))
+    assert present == [[False, True, True, False], [False] * 4]
+
+
+def test_a_halved_micro_batch_gives_the_bits_of_a_job_with_half_of_it(folder):
+    plan = plan_job(load_job(folder / "attribution.yaml"))
+    half = plan_job(load_job(folder / "attribution.yaml", ["execution.micro_batch=2"]))
+    halved = results(plan, WorkUnit(plan.units[1], halvings=1))
+    same(results(half, WorkUnit(plan.units[1])).arrays, halved.arrays, slice(None))
+    # Until nothing is left to halve.
+    assert results(plan, WorkUnit(plan.units[1], halvings=5)).arrays
+
+
+def test_a_disturbed_run_whose_shards_changed_is_not_called_complete(folder):
+    run = Path(f"{folder}/disturbed")
+
+    class Disturbed(SerialPool):
+        def run(self, units, tell):
+            for receipt in super().run(units, tell):
+                yield receipt
+                if receipt.key.endswith("-0000000016"):
+                    # Word of a replica that was given up, but still writes.
+                    tell(WorkDisturbed("lost", replica=7))
+                    shard = run / "results.zarr" / receipt.shards[0].path
+                    shard.write_bytes(shard.read_bytes()[::-1])
+
+    plan = plan_job(load_job(folder / "attribution.yaml", [f"output={run}"]))
+    with pytest.raises(VerificationError, match=r"unit 0000000008-.* is changed .*--repair"):
+        execute(plan, Disturbed)
+    assert read_status(run).state == "failed"
+    repair_run(run, verify_run(run))
+    execute(plan, SerialPool)
+    assert decoded(run) == decoded(folder / "why")
 
 
 def test_store_is_read_by_xarray_alone(folder):
