@@ -247,7 +247,7 @@ class RayPool:
         return self._opening[ref] if ref in self._opening else self._running[ref][0].replica
 
 
-def _cause(error: RayError) -> Exception:
+def _cause(error: Exception) -> Exception:
     """Say that a replica died because its node ran out of memory, if that is so."""
     if isinstance(error, OutOfMemoryError) or "running low on memory" in str(error):
         return MemoryShortError(first_line(error))

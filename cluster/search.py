@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 from .unit import LeftOut, UnitKey
 
+FAILED, DIED, HUNG = "computation_failed", "replica_died", "no_answer"
+"""Documented codes of objects that are left out: what happens to a replica that computes one."""
+
 _CONFIRMATIONS = 2
 """How often an object alone must fail before it is called guilty."""
 _MOST_GUILTY = 32

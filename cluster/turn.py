@@ -27,7 +27,7 @@ from .calls import (
 )
 from .errors import ClusterLostError, OccultaError, RetriesExhaustedError
 from .events import WorkDisturbed
-from .search import Search
+from .search import DIED, FAILED, HUNG, Search
 from .state import START_SECONDS, Door, Rules, State, Task, due
 from .unit import UnitKey, WorkUnit
 
@@ -44,7 +44,7 @@ def _halve(task: Task, error: BaseException, code: str) -> bool:
     """
     if not isinstance(error, MemoryShortError) or task.unit.halvings == _HALVINGS:
         return False
-    return code != "replica_died" or task.failures == ATTEMPTS
+    return code != DIED or task.failures == ATTEMPTS
 
 
 class Turn:
@@ -72,7 +72,7 @@ class Turn:
             case Failed(call, error) if task := self._leave(call):
                 if event.partials_lost:
                     task = replace(task, arrived=())
-                self._failed(task, call, error, "computation_failed")
+                self._failed(task, call, error, FAILED)
             case Finished(call) if task := self._leave(call):
                 self._finished(task, event)
 
@@ -210,7 +210,7 @@ class Turn:
             if call.number != door.calls[0].number:
                 self._next(call)
         if task := self._task(door.calls[0]):
-            code = "timeout" if isinstance(error, UnitTimeoutError) else "replica_died"
+            code = HUNG if isinstance(error, UnitTimeoutError) else DIED
             self._failed(task, suspects[0], error, code)
 
     def _lost_in_vain(self, error: BaseException) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cluster import search
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorCode:
@@ -155,6 +157,23 @@ WORK_CODES: dict[str, ErrorCode] = {
         "its pixels are finite.",
         "Pixels far outside of what the network was trained on, or float16 that overflows.",
         "Check network.preprocess and the weights, or use precision float32.",
+    ),
+    search.FAILED: ErrorCode(
+        "Every unit that holds the object fails, and so does the object alone; without it, the unit "
+        "succeeds.",
+        "A network's own code that raises an error for some images.",
+        "Read the reason in quarantine.csv, and mend the network or leave the object out.",
+    ),
+    search.DIED: ErrorCode(
+        "Every replica that computes the object dies, also when it computes nothing else.",
+        "A library that crashes on a damaged file or an unusual image.",
+        "Look at the object's file, and leave it out or report the crash.",
+    ),
+    search.HUNG: ErrorCode(
+        "No replica that computes the object answers within execution.unit_timeout, also when it "
+        "computes nothing else.",
+        "An endless loop in a network's own code, or a file system that never answers.",
+        "Look at the object's file and the network, or raise execution.unit_timeout.",
     ),
 }
 """What goes wrong when a readable object is explained."""

@@ -132,7 +132,7 @@ class TestRayPool(OnRay, PoolConformance):
 
 class TestOpeningRayPool(OnRay, PoolOpeningConformance):
     @pytest.mark.slow
-    @pytest.mark.parametrize(("fault", "code"), [("kill", "replica_died"), ("stay", "timeout")])
+    @pytest.mark.parametrize(("fault", "code"), [("kill", "replica_died"), ("stay", "no_answer")])
     def test_an_object_that_kills_or_hangs_is_left_out(self, tmp_path, fault, code):
         bench = Bench(tmp_path)
         units = bench.units(3)

@@ -324,7 +324,7 @@ def test_an_object_is_guilty_only_if_it_fails_twice_alone():
 
 
 def test_objects_that_kill_or_hang_are_named_as_such():
-    for event, code in ((lambda run, c: run.lose(c.replica), "replica_died"), (_hang, "timeout")):
+    for event, code in ((lambda run, c: run.lose(c.replica), "replica_died"), (_hang, "no_answer")):
         run = Run([unit_of(0, objects=8)], separable=True, unit_seconds=60)
         while not run.state.idle:
             call = run.calls[0]
