@@ -85,8 +85,8 @@ class Scheduler:
     def deadline(self, state: State) -> float:
         """Tell when something will have taken too long, if nothing happens before."""
         times = [due(self.rules, state, door) for door in state.doors.values() if door.calls]
-        if state.alone_since is not None:
-            times.append(state.alone_since + START_SECONDS)
+        if state.empty_since is not None:
+            times.append(state.empty_since + START_SECONDS)
         return min(times, default=math.inf)
 
 

@@ -82,7 +82,7 @@ class State:
     """Whether there may be units that were not drawn."""
     longest: float = 0.0
     """The longest time that a call took."""
-    alone_since: float | None = None
+    empty_since: float | None = None
     """Since when there is no replica."""
     vain_losses: int = 0
     """Replicas that died with nothing to do since anything was done."""

@@ -85,10 +85,10 @@ class Turn:
                 self.actions.append(Close(replica))
                 self._lose(replica, UnitTimeoutError(f"no answer within {seconds:,.0f} s"))
         if state.doors:
-            state.alone_since = None
-        elif state.alone_since is None:
-            state.alone_since = self.now
-        elif self.now - state.alone_since >= START_SECONDS:
+            state.empty_since = None
+        elif state.empty_since is None:
+            state.empty_since = self.now
+        elif self.now - state.empty_since >= START_SECONDS:
             self._end(
                 ClusterLostError(
                     f"no replica started within {START_SECONDS} s; others may use the cluster: "

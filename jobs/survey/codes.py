@@ -159,8 +159,8 @@ WORK_CODES: dict[str, ErrorCode] = {
         "Check network.preprocess and the weights, or use precision float32.",
     ),
     search.FAILED: ErrorCode(
-        "Every unit that holds the object fails, and so does the object alone; without it, the unit "
-        "succeeds.",
+        "Its unit fails with the object, and so does the object alone; without it, the unit is "
+        "computed.",
         "A network's own code that raises an error for some images.",
         "Read the reason in quarantine.csv, and mend the network or leave the object out.",
     ),
