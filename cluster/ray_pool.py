@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import signal
@@ -26,6 +25,7 @@ from . import scheduler
 from .calls import Call, Event, Failed, Finished, Joined, Lost, MemoryShortError, Tick, first_line
 from .errors import ClusterLostError, OccultaError
 from .events import Subscriber
+from .head import Head
 from .placement import Node, Placement
 from .pool import ignore
 from .provenance import code_digest, package_folders
@@ -148,6 +148,7 @@ class RayPool:
             max_restarts=0,
             max_task_retries=0,
         )(_ReplicaActor)
+        self._head = Head(ray.get_runtime_context().gcs_address)
         self._actors: dict[int, Any] = {}
         self._opening: dict[Any, int] = {}
         """Replicas that are not ready yet, by the reference to wait for."""
@@ -175,7 +176,7 @@ class RayPool:
                     case Lost(_, error):
                         reason = _why(error)
                         raise ClusterLostError(f"a replica could not start: {reason}") from error
-                    case Tick():
+                    case Tick() if time.monotonic() >= end:
                         raise ClusterLostError(
                             f"{len(self.ready)} of {least} replicas started within "
                             f"{START_SECONDS} s; others may use the cluster: run again when it "
@@ -220,9 +221,16 @@ class RayPool:
         self._running = {r: run for r, run in self._running.items() if run[0].replica != replica}
 
     def wait(self, seconds: float) -> Event:
-        """Wait for a call to end, or a replica to get ready or die."""
-        limit = max(0.0, seconds) if seconds < math.inf else None
+        """Wait for a call to end, or a replica to get ready or die.
+
+        Raises
+        ------
+        ClusterLostError
+            If the head of the cluster is gone.
+        """
+        self._head.check()
         waiting = [*self._opening, *self._running]
+        limit = max(0.0, min(seconds, self._head.pulse))
         done, _ = ray.wait(waiting, num_returns=1, timeout=limit, fetch_local=False)
         if not done:
             return Tick()

@@ -47,7 +47,7 @@ class Executor(Protocol):
         ...
 
     def wait(self, seconds: float) -> Event:
-        """Wait for the next event; a `Tick` if there is none for so long."""
+        """Wait for the next event; a `Tick` if there is none for so long, or before."""
         ...
 
 

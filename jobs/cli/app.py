@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,8 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..plan import Plan
     from ..specs.jobs import JobSpec
+
+_RESUMABLE = (5, 7, 8)
+"""Exit codes of runs that ended early, through no fault of their job."""
 
 app = typer.Typer(
     name="occulta",
@@ -440,7 +446,7 @@ def _train(job: JobSpec, as_json: bool) -> None:
     from .progress import Progress
 
     assert isinstance(job, TrainingJob)
-    with _clean_stdout(), Progress() as progress:
+    with _resumable(job.output, None), _clean_stdout(), Progress() as progress:
         folder = train(job, [progress])
     _finish(folder, {"run": str(folder), **read_manifest(folder)["metrics"]}, as_json)
 
@@ -450,7 +456,7 @@ def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
     from ..run.status import read_status
     from .progress import Progress
 
-    with _clean_stdout(), Progress() as progress:
+    with _resumable(planned.job.output, address), _clean_stdout(), Progress() as progress:
         folder = run_on_ray(planned, address, [progress])
     _finish(folder, read_status(folder).to_json(), as_json)
 
@@ -464,6 +470,23 @@ def _finish(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
     if count:
         typer.echo(f"{count:,} objects are quarantined; see {folder / QUARANTINE}", err=True)
         sys.exit(3)
+
+
+@contextlib.contextmanager
+def _resumable(run: str, address: str | None) -> Iterator[None]:
+    """Say how to go on with a run that ends early through no fault of its job."""
+    from cluster.errors import OccultaError
+
+    how = f"to go on: occulta resume {run}" + ("" if address is None else f" --address {address}")
+    try:
+        yield
+    except OccultaError as error:
+        if error.exit_code in _RESUMABLE:
+            error.args = (f"{error}; {how}",)
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo(how, err=True)
+        raise
 
 
 class _clean_stdout:  # noqa: N801 - used like a function
