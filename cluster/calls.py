@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .events import WorkDisturbed
+from .text import one_line, redact
 from .unit import Receipt, WorkUnit
 
 
@@ -138,5 +139,5 @@ Action = Draw | Start | Open | Close | Deliver | WorkDisturbed | End
 
 
 def first_line(error: BaseException) -> str:
-    """Say in one line what an error is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Say in one line what an error is; what it quotes forges no line and tells no secret."""
+    return redact(one_line((str(error).splitlines() or [type(error).__name__])[0]))
