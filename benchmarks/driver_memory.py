@@ -27,7 +27,7 @@ def measure(folder: str, objects: int) -> dict[str, float]:
     from jobs.specs.jobs import SimulationJob
     from jobs.specs.survey import SurveySpec
     from jobs.survey import Survey, open_reader
-    from jobs.survey.catalogue import read_catalogue
+    from jobs.survey.describe import read_catalogue
 
     began = time.perf_counter()
     spec = SurveySpec(format="fits", path=folder, catalogue=f"{folder}/catalogue.parquet")

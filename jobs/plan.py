@@ -122,6 +122,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     survey = open_survey(job.survey, bands)
     if len(survey.catalogue) == 0:
         raise RefusedError(f"{survey.catalogue.source}: the catalogue is empty")
+    job = job.model_copy(update={"survey": survey.resolved()})
     workload = AttributionWorkload(job, Path(job.output) / STORE, survey.image_shape, device)
     network = inspect_network(workload)
     workload = replace(workload, layers=network.layers)
@@ -146,7 +147,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
         device,
         placement,
         _unit_seconds(job.execution),
-        survey.catalogue,
+        survey.planned(snapshot),
         tuple(survey.catalogue.failures()),
         workload.passes,
         job.execution.micro_batch,

@@ -12,8 +12,8 @@ from .inceptionism import IMAGES, ImagesSpec
 from .methods import SECTIONS, MethodSpec
 
 _SURVEY = """\
-format: fits                 # fits | images | simulated (path: the folder of a simulation run)
-path: cutouts                # folder of the cutouts
+format: fits                 # fits | images | npy | hdf5 | parquet | zarr | simulated
+path: cutouts                # folder of the cutouts; or one file, a store, a simulation's run
 catalogue: catalogue.parquet # parquet, CSV or FITS table, one row per object
 columns:                     # names in the catalogue; null finds the usual ones
   id: null
@@ -23,6 +23,10 @@ columns:                     # names in the catalogue; null finds the usual ones
   path: null
 nan: refuse                  # NaN pixels: refuse quarantines the object; a number fills them
 hdu: null                    # FITS extension, by number or name; null: the first with an image
+array: null                  # dataset of HDF5, array of Zarr, column of Parquet; null: usual names
+bands: first                 # of arrays: first is (band, y, x), last is (y, x, band)
+values: auto                 # of files: float | integer; another type is quarantined
+verify: stat                 # what tells that a file changed: size and time, or all its content
 """
 
 _PREPROCESS = """\

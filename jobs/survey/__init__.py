@@ -4,8 +4,9 @@ A bad object never stops a survey: its reader answers with a `ReadFailure` whose
 in `ERROR_CODES`, and its neighbours are read as if it were not there.
 """
 
-from .catalogue import Catalogue, read_catalogue
+from .catalogue import Catalogue
 from .codes import ERROR_CODES
+from .describe import read_catalogue
 from .preprocess import Preprocess
 from .reader import Cutout, Reader, ReadFailure
 from .survey import Survey, open_reader, open_survey

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,13 @@ import pyarrow.compute as pc
 
 from cluster.text import one_line
 from cluster.unit import ObjectFailure
-from jobs.errors import RefusedError
-from jobs.specs.survey import Columns, SurveySpec
 
-from .columns import find_columns, normalise
 from .digest import table_digest
-from .listing import SUFFIXES, find_files, readable_files
-from .tables import SourceTable, open_table, simulation_table
 
-_FIRST = {"id": pa.string(), "ra": pa.float64(), "dec": pa.float64(), "label": pa.string()}
+STAMP, CONTENT = "file_stamp", "content_sha256"
+"""Columns that planning adds: the state of each object's file, and the hash of its content."""
+
+FIRST = {"id": pa.string(), "ra": pa.float64(), "dec": pa.float64(), "label": pa.string()}
 _BLOCK = 65536
 Rows = npt.NDArray[np.int64]
 
@@ -45,7 +42,7 @@ class Catalogue:
     @classmethod
     def from_table(cls, table: pa.Table, source: str = "the catalogue") -> Catalogue:
         """Return a catalogue of rows that another catalogue's `table` gave."""
-        for name, kind in _FIRST.items():
+        for name, kind in FIRST.items():
             if name not in table.column_names or table.schema.field(name).type != kind:
                 raise ValueError(f"a catalogue's table has a column '{name}' of type {kind}")
         return cls(table, source)
@@ -83,6 +80,24 @@ class Catalogue:
     def paths(self) -> list[str]:
         """Return the files, relative to the survey's folder."""
         return list(self.table["path"].to_pylist())
+
+    @property
+    def stamps(self) -> list[int]:
+        """Return what `reader.file_stamp` said of the files when planning; 0 where unknown."""
+        if STAMP not in self.table.column_names:
+            return [0] * len(self)
+        return list(self.table[STAMP].to_pylist())
+
+    @property
+    def content(self) -> list[str]:
+        """Return the hashes that were taken when planning; empty where nothing was hashed."""
+        if CONTENT not in self.table.column_names:
+            return [""] * len(self)
+        return list(self.table[CONTENT].to_pylist())
+
+    def with_column(self, name: str, values: pa.Array) -> Catalogue:
+        """Return the catalogue with one more column at its end."""
+        return Catalogue(self.table.append_column(name, values), self.source)
 
     def digest(self) -> str:
         """Return the sha256 of names, types and values: equal content, equal digest."""
@@ -155,72 +170,3 @@ def _duplicate_fact(id_: str, earlier: int) -> str:
 def _unpickled(stream: bytes, source: str) -> Catalogue:
     with pa.ipc.open_stream(stream) as reader:
         return Catalogue(reader.read_all(), source)
-
-
-def read_catalogue(spec: SurveySpec) -> Catalogue:
-    """Read the catalogue of a survey.
-
-    Raises
-    ------
-    RefusedError
-        If the folder or the table isn't there, lacks a column that is named or needed, or is
-        empty.
-    """
-    root = survey_folder(spec)
-    if spec.format == "simulated":
-        table, source = _simulated(spec)
-    elif spec.catalogue is None:
-        table, source = _files_as_objects(root, spec.format), spec.path
-    else:
-        opened = open_table(spec.catalogue, lambda names: _text_columns(names, spec))
-        table, source = _with_paths(opened, spec, root), spec.catalogue
-    if table.num_rows == 0:
-        raise RefusedError(f"{source}: the catalogue is empty: there is nothing to do")
-    pa.default_memory_pool().release_unused()  # decoding leaves as much again behind
-    return Catalogue(table, source)
-
-
-def survey_folder(spec: SurveySpec) -> str:
-    """Return the absolute path of the survey's folder.
-
-    Raises
-    ------
-    RefusedError
-        If it is no folder.
-    """
-    if not os.path.isdir(spec.path):
-        raise RefusedError(f"survey.path: '{spec.path}' is no folder on this machine; correct it")
-    return os.path.abspath(spec.path)
-
-
-def _text_columns(names: list[str], spec: SurveySpec) -> set[str]:
-    found = find_columns(names, spec.columns, str(spec.catalogue))
-    return {found[part] for part in ("id", "label", "path") if part in found}
-
-
-def _simulated(spec: SurveySpec) -> tuple[pa.Table, str]:
-    opened = simulation_table(spec.path)
-    table = normalise(opened, find_columns(list(opened.types), spec.columns, opened.place))
-    row = pa.array(np.arange(table.num_rows, dtype=np.int64))
-    return table.add_column(len(_FIRST), "row", row), spec.path
-
-
-def _with_paths(opened: SourceTable, spec: SurveySpec, root: str) -> pa.Table:
-    found = find_columns(list(opened.types), spec.columns, opened.place)
-    table = normalise(opened, found, root)
-    if "path" in found:
-        return table
-    return table.add_column(len(_FIRST), "path", find_files(root, spec.format, table["id"]))
-
-
-def _files_as_objects(root: str, file_format: str) -> pa.Table:
-    paths, names = readable_files(root, file_format)
-    if len(paths) == 0:
-        raise RefusedError(
-            f"survey.path: '{root}' holds no file named {', '.join(SUFFIXES[file_format])}; "
-            "correct survey.path or survey.format"
-        )
-    types = {"id": pa.string(), "path": pa.string()}
-    listed = pa.table({"id": names, "path": paths})
-    source = SourceTable(root, types, listed.column)
-    return normalise(source, find_columns(["id", "path"], Columns(), root))

@@ -70,6 +70,11 @@ FILE_CODES: dict[str, ErrorCode] = {
         "A whole exposure in place of a cutout, a damaged header, or a decompression bomb.",
         "Cut out a smaller region.",
     ),
+    "changed_file": ErrorCode(
+        "The file, or the row's content, is not what was there when the run was planned.",
+        "It was fetched again, mended or replaced while the run was going on.",
+        "Start a new run, with another output.",
+    ),
 }
 """What is wrong with the file as a whole."""
 
@@ -120,9 +125,36 @@ CONTENT_CODES: dict[str, ErrorCode] = {
         "Save it with 8 bits, or as FITS.",
     ),
     "missing_row": ErrorCode(
-        "The simulation has no such row.",
-        "The simulation's folder holds another run than the catalogue was read from.",
-        "Read the run's catalogue again.",
+        "The array or table has no such row.",
+        "It was replaced by another one after the catalogue was read.",
+        "Read the survey's catalogue again.",
+    ),
+    "missing_chunk": ErrorCode(
+        "The part of the array that holds the image was never written, or is lost.",
+        "A job that wrote the survey was cut off, or a file of the store was deleted.",
+        "Write it again.",
+    ),
+    "missing_array": ErrorCode(
+        "The file lacks the dataset of survey.array, or any of the usual names.",
+        "Files of several pipelines in one folder.",
+        "Correct survey.array, or write the dataset.",
+    ),
+    "outside_link": ErrorCode(
+        "The dataset is a link, a virtual dataset or lies in external files, none of which is "
+        "followed.",
+        "A file that was made to save space beside others.",
+        "Copy the dataset into the file, as with h5repack.",
+    ),
+    "wrong_type": ErrorCode(
+        "The values are no plain numbers: Python objects (which only a pickle could hold), text or "
+        "records.",
+        "An array of arrays of several shapes, saved with pickle.",
+        "Save the image as an array of numbers.",
+    ),
+    "unknown_codec": ErrorCode(
+        "The data are compressed by a filter that would have to be loaded as a plugin.",
+        "A file that was written with a compression of its own.",
+        "Repack it with gzip, as with h5repack.",
     ),
 }
 """What is wrong with the file's content."""
@@ -146,6 +178,11 @@ PIXEL_CODES: dict[str, ErrorCode] = {
     "no_finite_pixels": ErrorCode(
         "Every pixel is NaN or infinite.",
         "A position outside the footprint.",
+        "Leave the object out, or mend it.",
+    ),
+    "constant_image": ErrorCode(
+        "Every pixel has the same value, so there is nothing to explain.",
+        "A position outside the footprint that was filled with zeros.",
         "Leave the object out, or mend it.",
     ),
 }

@@ -24,7 +24,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names that columns are found by, in any case; an earlier one wins."""
 
-RESERVED = frozenset({*ALIASES, "row", "zarr.json", ""})
+RESERVED = frozenset({*ALIASES, "row", "file_stamp", "content_sha256", "zarr.json", ""})
 """Names that no further column of a survey keeps: they have a meaning of their own."""
 
 

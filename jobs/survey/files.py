@@ -10,7 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .catalogue import Catalogue
-from .reader import Cutout, Expected, Pixels, ReadFailure, UnreadableError
+from .memory import memory_limit
+from .reader import (
+    Cutout,
+    Expected,
+    Pixels,
+    ReadFailure,
+    UnreadableError,
+    as_planned,
+    check_stamp,
+    file_stamp,
+)
 
 MAX_FILE_BYTES = 2**30
 """A larger file is not read: a cutout is never that large, and it would fill the memory."""
@@ -42,15 +52,15 @@ class FileReader:
 
     def read(self, rows: Catalogue) -> list[Cutout | ReadFailure]:
         """Read the given rows, in their order."""
-        ids = rows.ids
-        return [self._read(path, ids[i]) for i, path in enumerate(rows.paths)]
+        asked = zip(rows.paths, rows.ids, rows.stamps, strict=True)
+        return as_planned(rows, [self._read(path, id_, stamp) for path, id_, stamp in asked])
 
-    def _read(self, path: str, id_: str) -> Cutout | ReadFailure:
+    def _read(self, path: str, id_: str, stamp: int) -> Cutout | ReadFailure:
         try:
             if not path:
                 fact = f"no file, or more than one, is named after '{id_}': add a path column"
                 raise UnreadableError("missing_file", fact)
-            content = read_bytes(self.root, path)
+            content = read_bytes(self.root, path, stamp)
             pixels = self.expected.conform(self._decoded(content))
         except UnreadableError as error:
             return error.failure(path or self.root)
@@ -58,21 +68,26 @@ class FileReader:
 
     def _decoded(self, content: bytes) -> Pixels:
         try:
-            return self.decode(content)
-        except (UnreadableError, MemoryError):
+            with memory_limit():
+                return self.decode(content)
+        except UnreadableError:
             raise
+        except MemoryError as error:
+            fact = "takes more memory to unpack than one cutout may: cut out less sky"
+            raise UnreadableError("too_large", fact) from error
         except Exception as error:  # damaged bytes make parsers raise whatever there is
             fact = f"damaged: {str(error) or type(error).__name__}: fetch the file again"
             raise UnreadableError("corrupt_file", fact) from error
 
 
-def read_bytes(root: str, path: str) -> bytes:
+def read_bytes(root: str, path: str, stamp: int = 0) -> bytes:
     """Read a regular file inside a folder.
 
     Raises
     ------
     UnreadableError
-        If there is no such file, it is none, is outside the folder, empty or too large.
+        If there is no such file, it is none, is outside the folder, empty, too large, or not the
+        one that has this stamp.
     OSError
         If the storage fails.
     """
@@ -83,9 +98,13 @@ def read_bytes(root: str, path: str) -> bytes:
     # Without O_NONBLOCK, opening a pipe waits for a writer that may never come.
     descriptor = _open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check_regular(os.fstat(descriptor))
+        info = os.fstat(descriptor)
+        _check_regular(info)
+        check_stamp(stamp, file_stamp(info))
         with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.read()
+            content = file.read()
+        check_stamp(stamp, file_stamp(os.fstat(descriptor)))
+        return content
     finally:
         os.close(descriptor)
 

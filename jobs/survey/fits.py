@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from .arrays import Values, check_values
 from .files import MAX_FILE_BYTES
 from .fits_layout import Part, fits_parts
 from .reader import MAX_PIXELS, Pixels, UnreadableError
@@ -27,6 +28,7 @@ class FitsDecoder:
 
     hdu: int | str | None = None
     """Extension by number or name; the first one with an image if None."""
+    values: Values = "auto"
 
     def __call__(self, content: bytes) -> Pixels:
         """Return the image as (band, y, x); a plain (y, x) has one band."""
@@ -42,6 +44,7 @@ class FitsDecoder:
                 _check_declared(hdus[number], parts[number], len(content))
                 _check_sums(hdus, number, content)
                 data = hdus[number].data
+                check_values(data.dtype, self.values)
             return _band_first(data)
 
     def _number(self, hdus: fits.HDUList, count: int) -> int:

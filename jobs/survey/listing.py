@@ -15,6 +15,8 @@ from jobs.errors import RefusedError
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "fits": (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz"),
     "images": (".png", ".jpg", ".jpeg"),
+    "npy": (".npy",),
+    "hdf5": (".h5", ".hdf5", ".he5", ".hdf"),
 }
 """File names that each format looks for, in any case."""
 

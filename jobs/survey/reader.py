@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -105,6 +108,8 @@ class Expected:
             If bands or shape differ, or pixels are not finite.
         """
         bands, *shape = pixels_CHW.shape
+        if 0 in pixels_CHW.shape:
+            raise UnreadableError("no_image", "is an image without pixels: fetch it again")
         if self.bands is not None and bands != self.bands:
             swapped = pixels_CHW.shape[-1] == self.bands
             hint = "it looks like (y, x, band): write it band first" if swapped else "leave it out"
@@ -116,7 +121,11 @@ class Expected:
                 "expected: set preprocess.size to resize all objects to one shape"
             )
             raise UnreadableError("wrong_shape", fact)
-        return self._filled(pixels_CHW)
+        filled = self._filled(pixels_CHW)
+        if filled.size > 1 and filled.min() == filled.max():
+            fact = f"every pixel is {filled.flat[0]:g}: there is nothing to explain; leave it out"
+            raise UnreadableError("constant_image", fact)
+        return filled
 
     def _filled(self, pixels_CHW: Pixels) -> Pixels:
         finite = np.isfinite(pixels_CHW)
@@ -133,3 +142,38 @@ class Expected:
             )
             raise UnreadableError("non_finite_pixels", fact)
         return np.where(finite, pixels_CHW, np.float32(self.nan))
+
+
+def file_stamp(info: os.stat_result) -> int:
+    """Return a number that tells one state of a file from another: of size and modification."""
+    state = f"{info.st_size} {info.st_mtime_ns}".encode()
+    return int.from_bytes(hashlib.sha256(state).digest()[:8], "little", signed=True)
+
+
+def check_stamp(planned: int, found: int) -> None:
+    """Compare a file with what it was when the run was planned; 0 says that nobody knows.
+
+    Raises
+    ------
+    UnreadableError
+        If it is another one.
+    """
+    if planned and found and planned != found:
+        raise _changed()
+
+
+def as_planned(
+    rows: Catalogue, answers: Sequence[Cutout | ReadFailure]
+) -> list[Cutout | ReadFailure]:
+    """Put a failure in the place of each cutout that is not what was hashed when planning."""
+    return [
+        _changed().failure(id_)
+        if planned and isinstance(answer, Cutout) and answer.sha256 != planned
+        else answer
+        for answer, planned, id_ in zip(answers, rows.content, rows.ids, strict=True)
+    ]
+
+
+def _changed() -> UnreadableError:
+    fact = "changed since the run was planned: start a new run, with another output"
+    return UnreadableError("changed_file", fact)

@@ -109,7 +109,7 @@ def _csv_table(path: str, text_columns: Callable[[list[str]], set[str]]) -> Sour
     # Text stays as it is written: 0001 keeps its zeros, and 20 digits are no float.
     convert = csv.ConvertOptions(column_types=dict.fromkeys(text_columns(names), pa.string()))
     table = csv.read_csv(path, parse_options=parse, convert_options=convert)
-    return _in_memory(path, table)
+    return in_memory(path, table)
 
 
 def _fits_table(path: str) -> SourceTable:
@@ -124,12 +124,12 @@ def _fits_table(path: str) -> SourceTable:
     for name in table.colnames:
         column = table[name]
         if column.ndim == 1 and column.dtype.kind in "biufU":
-            columns[name] = _from_numpy(np.asarray(column), getattr(column, "mask", None))
+            columns[name] = from_numpy(np.asarray(column), getattr(column, "mask", None))
         if column.unit == units.hour:  # FITS has no hour angle: it is written as the time
             degrees[name] = 15.0
         elif column.unit is not None and column.unit.is_equivalent(units.deg):
             degrees[name] = float(column.unit.to(units.deg))
-    source = _in_memory(path, pa.table(columns))
+    source = in_memory(path, pa.table(columns))
     return SourceTable(path, source.types, source.load, degrees)
 
 
@@ -146,11 +146,11 @@ def simulation_table(run: str) -> SourceTable:
     if not isinstance(catalogue, zarr.Group):
         raise RefusedError(f"{run}: {STORE} has no group 'catalogue'; simulate the survey again")
     columns = {
-        name: _from_numpy(np.asarray(array[:]))
+        name: from_numpy(np.asarray(array[:]))
         for name, array in sorted(catalogue.arrays())
         if array.ndim == 1
     }
-    return _in_memory(run, pa.table(columns))
+    return in_memory(run, pa.table(columns))
 
 
 def simulation_group(run: str) -> zarr.Group:
@@ -171,14 +171,16 @@ def simulation_group(run: str) -> zarr.Group:
         ) from error
 
 
-def _from_numpy(values: np.ndarray[Any, Any], mask: Any = None) -> pa.Array:
+def from_numpy(values: np.ndarray[Any, Any], mask: Any = None) -> pa.Array:
+    """Return values, in any byte order, as an Arrow array."""
     if values.dtype.kind in "OT":  # zarr's strings
         return pa.array(values.astype(object).tolist(), pa.string())
     native = values.astype(values.dtype.newbyteorder("="), copy=False)
     return pa.array(native, mask=mask)
 
 
-def _in_memory(place: str, table: pa.Table) -> SourceTable:
+def in_memory(place: str, table: pa.Table) -> SourceTable:
+    """Return a table that is read already."""
     types = dict(zip(table.column_names, table.schema.types, strict=True))
     return SourceTable(place, types, table.column)
 

@@ -13,7 +13,8 @@ from pyarrow import parquet as pq
 
 from jobs.errors import RefusedError
 from jobs.specs.survey import SurveySpec
-from jobs.survey.catalogue import Catalogue, read_catalogue
+from jobs.survey.catalogue import Catalogue
+from jobs.survey.describe import read_catalogue
 
 HUGE = 2**60 + 1  # float64 would make it 2**60
 

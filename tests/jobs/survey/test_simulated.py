@@ -9,7 +9,8 @@ import zarr
 
 from jobs.errors import RefusedError
 from jobs.specs.survey import SurveySpec
-from jobs.survey.catalogue import Catalogue, read_catalogue
+from jobs.survey.catalogue import Catalogue
+from jobs.survey.describe import read_catalogue
 from jobs.survey.reader import Cutout, ReadFailure
 from jobs.survey.survey import open_reader, open_survey
 
@@ -79,7 +80,7 @@ def test_a_missing_shard_is_no_image_of_nan(simulated_survey) -> None:
     shards(simulated_survey.folder)[1].unlink()
     answers = open_survey(simulated_survey.with_spec(nan=0.0)).read(range(8))
     codes = [answer.code if isinstance(answer, ReadFailure) else "" for answer in answers]
-    assert codes == [""] * 6 + ["no_finite_pixels"] * 2
+    assert codes == [""] * 6 + ["missing_chunk"] * 2
 
 
 def test_a_row_that_the_run_lacks(simulated_survey) -> None:

@@ -24,8 +24,10 @@ def test_a_job_file_round_trips() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "hdf4"}, "'fits', 'images' or 'simulated'"),
+        ({"format": "hdf4"}, "'parquet', 'zarr' or 'simulated'"),
         ({"format": "images", "hdu": 1}, "hdu applies to format: fits, not images"),
+        ({"array": "images"}, "array applies to format: hdf5, parquet and zarr, not fits"),
+        ({"bands": "last"}, "bands applies to format: npy, hdf5 and zarr, not fits"),
         ({"format": "simulated", "catalogue": "x.csv"}, "brings its own catalogue"),
         ({"format": "simulated", "columns": {"path": "file"}}, "has no files"),
         ({"columns": {"idd": "x"}}, "Extra inputs are not permitted"),
