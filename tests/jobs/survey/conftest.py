@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -119,3 +121,102 @@ def simulated_survey(tmp_path: Path) -> OnDisk:
         root.create_array(f"catalogue/{name}", data=data, dimension_names=("object",))
     (run / "manifest.json").write_text(json.dumps({"digest": "0" * 64}))
     return OnDisk(SurveySpec(format="simulated", path=str(run)), run, ids, [], pixels)
+
+
+def listed(folder: Path, count: int, names: list[str] | None = None) -> str:
+    """Write a catalogue of ids, positions and, if given, files."""
+    columns: dict[str, object] = {"id": [f"g{row}" for row in range(count)], **sky(count)}
+    if names is not None:
+        columns["path"] = names
+    pq.write_table(pa.table(columns), folder / "galaxies.parquet")
+    return str(folder / "galaxies.parquet")
+
+
+@pytest.fixture
+def npy_survey(tmp_path: Path) -> OnDisk:
+    """One npy file each, in both byte orders and both memory orders."""
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    ids = [f"g{row}" for row in range(OBJECTS)]
+    pixels = [nanomaggies(row) for row in range(OBJECTS)]
+    for row, image in enumerate(pixels):
+        order = "F" if row % 3 == 0 else "C"
+        np.save(folder / f"g{row}.npy", image.astype(">f4" if row % 2 else "<f4", order=order))
+    spec = SurveySpec(format="npy", path=str(folder), catalogue=listed(tmp_path, OBJECTS))
+    return OnDisk(spec, folder, ids, [f"{id_}.npy" for id_ in ids], pixels)
+
+
+@pytest.fixture
+def hdf5_survey(tmp_path: Path) -> OnDisk:
+    """One HDF5 file each, of several filters."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    ids = [f"g{row}" for row in range(OBJECTS)]
+    pixels = [nanomaggies(row) for row in range(OBJECTS)]
+    for row, image in enumerate(pixels):
+        filters = [{}, {"compression": "gzip", "shuffle": True}, {"fletcher32": True}][row % 3]
+        with h5py.File(folder / f"g{row}.h5", "w") as file:
+            file.create_dataset("image", data=image, **filters)
+    spec = SurveySpec(format="hdf5", path=str(folder), catalogue=listed(tmp_path, OBJECTS))
+    return OnDisk(spec, folder, ids, [f"{id_}.h5" for id_ in ids], pixels)
+
+
+@pytest.fixture
+def hdf5_rows(tmp_path: Path) -> OnDisk:
+    """Like Galaxy10: one file, bytes with bands last, labels and positions beside them."""
+    values = np.random.default_rng(3).integers(0, 256, (8, SIZE, SIZE, BANDS), dtype=np.uint8)
+    path = tmp_path / "galaxy10.h5"
+    with h5py.File(path, "w") as file:
+        chunks = (3, SIZE, SIZE, BANDS)
+        file.create_dataset("images", data=values, chunks=chunks, compression="gzip")
+        file.create_dataset("ans", data=np.arange(8) % 3)
+        file.create_dataset("name", data=[f"gal-{row}" for row in range(8)])
+        for name, column in sky(8).items():
+            file.create_dataset(name, data=column)
+    spec = SurveySpec(
+        format="hdf5", path=str(path), bands="last", columns={"id": "name", "label": "ans"}
+    )
+    pixels = [image.transpose(2, 0, 1).astype(np.float32) for image in values]
+    return OnDisk(spec, path, [f"gal-{row}" for row in range(8)], [], pixels)
+
+
+@pytest.fixture
+def zarr_rows(tmp_path: Path) -> OnDisk:
+    """A store of one's own, not sharded, whose catalogue is a table."""
+    pixels = [nanomaggies(row) for row in range(8)]
+    store = tmp_path / "cutouts.zarr"
+    root = zarr.create_group(store)
+    array = root.create_array(
+        "images", shape=(8, BANDS, SIZE, SIZE), chunks=(3, 3, SIZE, SIZE), dtype=">f8"
+    )
+    array[:] = np.stack(pixels)
+    spec = SurveySpec(format="zarr", path=str(store), catalogue=listed(tmp_path, 8))
+    return OnDisk(spec, store, [f"g{row}" for row in range(8)], [], pixels)
+
+
+@pytest.fixture
+def parquet_rows(tmp_path: Path) -> OnDisk:
+    """Like a data set of a model hub: two tables of PNG and FITS files, in row groups of two."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pixels, cells = [], []
+    for row in range(8):
+        buffer = io.BytesIO()
+        if row % 2:
+            pixels.append(nanomaggies(row))
+            fits.PrimaryHDU(pixels[-1]).writeto(buffer)
+        else:
+            random = np.random.default_rng(row)
+            values = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            Image.fromarray(values).save(buffer, "PNG")
+            pixels.append(values.transpose(2, 0, 1).astype(np.float32) / 255)
+        cells.append({"bytes": buffer.getvalue(), "path": f"{row}.png"})
+    for number, part in enumerate((slice(0, 5), slice(5, 8))):
+        columns = {
+            "image": cells[part],
+            "id_str": [f"g{row}" for row in range(8)][part],
+            "label": ["spiral"] * len(cells[part]),
+        }
+        pq.write_table(pa.table(columns), folder / f"{number}.parquet", row_group_size=2)
+    spec = SurveySpec(format="parquet", path=str(folder))
+    return OnDisk(spec, folder, [f"g{row}" for row in range(8)], [], pixels)

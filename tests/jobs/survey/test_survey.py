@@ -4,13 +4,23 @@ import os
 
 import numpy as np
 import pytest
+import zarr
 
 from jobs.errors import RefusedError
 from jobs.survey.catalogue import Catalogue
 from jobs.survey.reader import Cutout, ReadFailure
 from jobs.survey.survey import open_reader, open_survey
 
-SURVEYS = ["fits_survey", "image_survey", "simulated_survey"]
+SURVEYS = [
+    "fits_survey",
+    "image_survey",
+    "simulated_survey",
+    "npy_survey",
+    "hdf5_survey",
+    "hdf5_rows",
+    "zarr_rows",
+    "parquet_rows",
+]
 
 
 @pytest.fixture(params=SURVEYS)
@@ -31,6 +41,12 @@ def test_every_format_gives_native_float32(on_disk) -> None:
     assert (survey.reader.bands, survey.reader.shape) == (3, (20, 20))
 
 
+def test_every_format_knows_its_objects(on_disk) -> None:
+    catalogue = open_survey(on_disk.spec).catalogue
+    assert catalogue.ids == on_disk.ids
+    assert catalogue.failures() == []
+
+
 def test_a_worker_reads_from_rows_alone(on_disk) -> None:
     catalogue = open_survey(on_disk.spec).catalogue
     travelled = Catalogue.from_table(catalogue.slice(2, 5).table)
@@ -41,6 +57,93 @@ def test_a_worker_reads_from_rows_alone(on_disk) -> None:
 
 def test_the_digest_is_that_of_the_content(on_disk) -> None:
     assert open_survey(on_disk.spec).digest() == open_survey(on_disk.spec).digest()
+
+
+# A Zarr store has no one file whose state could be kept: `verify: content` looks after those.
+STAMPED = [name for name in SURVEYS if name not in ("simulated_survey", "zarr_rows")]
+
+
+@pytest.fixture(params=STAMPED)
+def changing(request: pytest.FixtureRequest):
+    return request.getfixturevalue(request.param)
+
+
+def test_a_file_that_changes_after_planning_is_caught(changing) -> None:
+    survey = open_survey(changing.spec)
+    planned = survey.planned(survey.snapshot())
+    assert all(isinstance(answer, Cutout) for answer in survey.reader.read(planned))
+    path = changing.file(3) if changing.names else changing.folder
+    path = path / "0.parquet" if path.is_dir() else path
+    os.utime(path, ns=(0, 12345))
+    answers = open_reader(changing.spec).read(planned)
+    failure = answers[3]
+    assert isinstance(failure, ReadFailure)
+    assert failure.code == "changed_file"
+    assert "changed since the run was planned" in failure.reason
+    for other, answer in enumerate(answers):
+        if changing.names and other != 3:
+            assert np.array_equal(answer.pixels, changing.pixels[other])
+
+
+@pytest.mark.parametrize("name", ["image_survey", "npy_survey", "zarr_rows"])
+def test_content_that_changes_under_the_same_stamp_is_caught(name: str, request) -> None:
+    on_disk = request.getfixturevalue(name)
+    spec = on_disk.with_spec(verify="content")
+    survey = open_survey(spec)
+    snapshot = survey.snapshot()
+    planned = survey.planned(snapshot)
+    assert all(isinstance(answer, Cutout) for answer in open_reader(spec).read(planned))
+    if on_disk.names:  # the same size and time
+        path = on_disk.file(3)
+        info = path.stat()
+        content = bytearray(path.read_bytes())
+        if name == "npy_survey":
+            content[-1] ^= 1
+        else:
+            content[-3] ^= 0x10  # a JPEG, which has no checksum
+        path.write_bytes(content)
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    else:
+        array = zarr.open_array(on_disk.folder / "images", mode="r+")
+        array[3] = array[4]
+    answers = open_reader(spec).read(planned)
+    codes = [answer.code if isinstance(answer, ReadFailure) else "" for answer in answers]
+    assert codes == [""] * 3 + ["changed_file"] + [""] * (len(answers) - 4)
+    assert open_survey(spec).digest() != snapshot.digest
+
+
+def test_verified_content_belongs_to_the_digest(npy_survey) -> None:
+    spec = npy_survey.with_spec(verify="content")
+    assert open_survey(spec).digest() != open_survey(npy_survey.spec).digest()
+    npy_survey.file(0).write_bytes(b"x")
+    content = open_survey(spec).snapshot().content
+    assert content[0].as_py() == "wrong_format"
+
+
+def test_values_of_another_type_are_of_another_processing(npy_survey) -> None:
+    first = open_survey(npy_survey.spec)
+    spec = first.resolved()
+    assert spec.values == "float"
+    np.save(npy_survey.file(2), np.arange(1200, dtype=np.uint8).reshape(3, 20, 20))
+    answers = open_reader(spec).read(first.catalogue)
+    assert answers[2].code == "wrong_type"
+    assert "holds uint8 where the survey's values are float" in answers[2].reason
+    assert [isinstance(answer, Cutout) for answer in answers].count(True) == 5
+    integers = npy_survey.with_spec(values="integer")
+    assert isinstance(open_reader(integers).read(first.catalogue)[2], Cutout)
+
+
+def test_rows_and_catalogue_must_be_as_many(zarr_rows) -> None:
+    catalogue = zarr_rows.folder.parent / "five.csv"
+    catalogue.write_text("id\n1\n2\n3\n4\n5\n")
+    with pytest.raises(RefusedError, match=r"has 5 rows, .*cutouts.zarr has 8; give one row"):
+        open_survey(zarr_rows.with_spec(catalogue=str(catalogue)))
+
+
+def test_rows_without_identifiers_are_called_after_their_number(hdf5_rows) -> None:
+    survey = open_survey(hdf5_rows.with_spec(columns={"label": "ans"}))
+    assert survey.catalogue.ids == [str(row) for row in range(8)]
+    assert survey.catalogue.labels[:4] == ["0", "1", "2", "0"]
 
 
 def test_the_digest_sees_a_file_change(fits_survey) -> None:
