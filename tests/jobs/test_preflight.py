@@ -199,7 +199,9 @@ def test_an_object_whose_output_is_not_finite_is_quarantined_alone(folder, tmp_p
     survey = tmp_path / "cutouts"
     shutil.copytree(folder / "cutouts", survey)
     # Finite in float32 itself, but not after a few layers.
-    fits.writeto(survey / "h.fits", np.full((3, 64, 64), 3e38, dtype=">f4"))
+    huge = np.full((3, 64, 64), 3e38, dtype=">f4")
+    huge[0, 0, 0] = 1e38
+    fits.writeto(survey / "h.fits", huge)
     changes = [f"survey.path={survey}", f"output={tmp_path / 'run'}"]
     both = execute(plan_job(load_job(path, changes)), SerialPool)
     rows = (both / "quarantine.csv").read_text().splitlines()

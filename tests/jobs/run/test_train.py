@@ -335,7 +335,11 @@ def test_cutouts_of_another_shape_are_quarantined_unless_resized(folder, cutouts
         source = cutouts / f"{name}.fits"
         if source.exists():
             (tmp_path / f"{name}.fits").write_bytes(source.read_bytes())
-    fits.writeto(tmp_path / "g3.fits", np.ones((3, 40, 40), dtype=">f4"), overwrite=True)
+    fits.writeto(
+        tmp_path / "g3.fits",
+        np.random.default_rng(3).normal(size=(3, 40, 40)).astype(">f4"),
+        overwrite=True,
+    )
     survey = survey_of(cutouts, "good").replace(f"path: {cutouts},", f"path: {tmp_path},")
     native = ("preprocess={stretch: asinh, scale: 0.1}", "fit.epochs=1")
     run = train(job_of(folder, survey, *native, output=tmp_path / "native"))
