@@ -39,7 +39,7 @@ def measure(folder: str, objects: int) -> dict[str, float]:
         job,
         EmptyWorkload(),
         UnitGrid(objects, 1024),
-        1,
+        range(1, 2),
         {"survey": survey.digest()},
         catalogue=survey.catalogue,
         failures=tuple(survey.catalogue.failures()),

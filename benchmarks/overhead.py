@@ -49,8 +49,8 @@ class Times:
             self.mark("started")
         elif isinstance(event, UnitCommitted):
             self.count += 1
-            if self.count == 1000:
-                self.mark("1000 units")
+            if self.count == 1000 or self.count % 10_000 == 0:
+                self.mark(f"{self.count} units")
             self.wall["last"], self.cpu["last"] = time.perf_counter(), time.process_time()
         elif isinstance(event, RunFinished):
             self.mark("finished")
@@ -94,14 +94,12 @@ def make_plan(folder: Path, workload: Any, units: int, catalogue: bool = False) 
     job = SimulationJob(
         kind="simulation", name="empty", preset="A", objects=objects, output=str(folder / "run")
     )
-    spec = SurveySpec(
-        format="fits", path=str(folder), catalogue=str(folder / "catalogue.parquet")
-    )
+    spec = SurveySpec(format="fits", path=str(folder), catalogue=str(folder / "catalogue.parquet"))
     return Plan(
         job,
         workload,
         UnitGrid(objects, UNIT_OBJECTS),
-        REPLICAS,
+        range(REPLICAS, REPLICAS + 1),
         {"spec": job.digest()},
         catalogue=read_catalogue(spec) if catalogue else None,
     )
@@ -138,6 +136,8 @@ def measure_empty(folder: Path, units: int) -> dict[str, float]:
         "planned_mb": times.memory["planned"],
         "started_mb": times.memory["started"],
         "after_1000_mb": times.memory["1000 units"],
+        "after_half_mb": times.memory[f"{units // 2} units"],
+        "after_all_mb": times.memory[f"{units} units"],
         "finished_mb": times.memory["finished"],
         "ledger_unit_bytes": size(run / "ledger") / units,
         "history_unit_bytes": size(run / "events.jsonl") / units,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from .events import Event, RunStarted, Totals, UnitCommitted
@@ -51,6 +50,6 @@ class RayMetrics:
         }
 
     def _add(self, totals: Totals) -> None:
-        for name, value in asdict(totals).items():
-            if value:
-                self._counters[name].inc(value, {"run": self._run})
+        for name, counter in self._counters.items():
+            if value := getattr(totals, name):
+                counter.inc(value, {"run": self._run})

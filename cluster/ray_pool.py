@@ -99,6 +99,7 @@ class _ReplicaActor:
             )
         self._replica = Replica(ray.cloudpickle.loads(workload), Path(store))
 
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def answer(self, call: Call, *partials: Any) -> tuple[Receipt | None, Any]:
         return self._replica.answer(call, partials)
 
@@ -204,7 +205,7 @@ class RayPool:
 
     def start(self, call: Call) -> None:
         """Send a call to its replica; its partial, if any, stays where it is computed."""
-        answer = self._actors[call.replica].answer.options(num_returns=2)
+        answer = self._actors[call.replica].answer
         receipt, partial = answer.remote(replace(call, partials=()), *call.partials)
         self._running[receipt] = call, partial
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 
 HIDDEN = "[hidden]"
 """Takes the place of a secret."""
@@ -54,10 +55,24 @@ def redact_addresses(text: str) -> str:
     return _IN_HEADER.sub(rf"\1{HIDDEN}", text)
 
 
-def redact(text: str) -> str:
-    """Hide secrets: values of the environment's secret variables, and those in addresses."""
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and is_secret_name(name):
-            # A line of JSON holds it escaped.
-            text = text.replace(value, HIDDEN).replace(json.dumps(value)[1:-1], HIDDEN)
+def secrets() -> tuple[str, ...]:
+    """Return the values of the environment's secret variables, as they are and as JSON has them."""
+    values = [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and is_secret_name(name)
+    ]
+    return tuple(form for value in values for form in (value, json.dumps(value)[1:-1]))
+
+
+def redact(text: str, known: Sequence[str] | None = None) -> str:
+    """Hide secrets.
+
+    Parameters
+    ----------
+    text : what shall be shown
+    known : secrets, by default those of the environment; beside them, all in addresses are hidden
+    """
+    for secret in secrets() if known is None else known:
+        text = text.replace(secret, HIDDEN)
     return redact_addresses(text)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.errors import StorageError
 from cluster.events import Event
-from cluster.text import redact
+from cluster.text import redact, secrets
 
 _TAIL = 1 << 18
 """Bytes at the end of a history that tell how a run is doing: the last 500 units or more."""
@@ -37,12 +37,13 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._torn = _is_torn(path)
+        self._secrets = secrets()
 
     def __call__(self, event: Event) -> None:
         """Append one line."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         content = {"time": now, "event": type(event).__name__, **vars(event)}
-        line = redact(json.dumps(content, default=vars)).encode() + b"\n"
+        line = redact(json.dumps(content, default=vars), self._secrets).encode() + b"\n"
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:

@@ -31,6 +31,7 @@ from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest, utc_now
 
 _STATUS_CHUNK = 1 << 20
+_DIGEST = hashlib.sha256().digest_size
 
 
 def create_run(run: Path, plan: Plan) -> None:
@@ -108,15 +109,17 @@ def finalise(run: Path, plan: Plan) -> str:
     RefusedError
         If a unit is missing.
     """
-    digests: dict[int, bytes] = {}
+    digests, done = bytearray(_DIGEST * len(plan.units)), bytearray(len(plan.units))
     failures = list(plan.failures)
     passes = {"forward": 0, "backward": 0}
     for receipt in Ledger(run / "ledger").receipts():
-        digests[plan.units.number(UnitKey.parse(receipt.key))] = _receipt_digest(receipt)
+        number = plan.units.number(UnitKey.parse(receipt.key))
+        digests[_DIGEST * number : _DIGEST * (number + 1)] = _receipt_digest(receipt)
+        done[number] = 1
         failures.extend(receipt.failures)
         passes["forward"] += receipt.forward
         passes["backward"] += receipt.backward
-    missing = len(plan.units) - len(digests)
+    missing = done.count(0)
     if missing:
         raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
     failures.sort(key=lambda failure: failure.index)
@@ -124,7 +127,7 @@ def finalise(run: Path, plan: Plan) -> str:
     write_file(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
     consolidate(zarr.open_group(run / STORE))
     sync_tree(run / STORE)
-    digest = hashlib.sha256(b"".join(digests[n] for n in range(len(plan.units)))).hexdigest()
+    digest = hashlib.sha256(digests).hexdigest()
     ended = {"passes": passes, "results_digest": digest, "finished": utc_now()}
     write_manifest(run, {**read_manifest(run), **ended})
     return digest

@@ -122,14 +122,17 @@ def read_status(run: Path, *, keys: bool = False, now: datetime | None = None) -
         If there is no run in this folder.
     """
     manifest = read_manifest(run)
-    committed, done, quarantined = [], 0, int(manifest["quarantined_by_plan"])
+    committed: list[str] = []
+    finished, done, quarantined = 0, 0, int(manifest["quarantined_by_plan"])
     for receipt in Ledger(run / "ledger").receipts():
         key = UnitKey.parse(receipt.key)
-        committed.append(receipt.key)
+        if keys:
+            committed.append(receipt.key)
+        finished += 1
         done += key.stop - key.start
         quarantined += len(receipt.failures)
     history = History(run / EVENTS)
-    objects, units, finished = int(manifest["objects"]), int(manifest["units"]), len(committed)
+    objects, units = int(manifest["objects"]), int(manifest["units"])
     training = manifest["kind"] == "training"
     if training:
         # Its units are epochs; no object is complete before the last one.

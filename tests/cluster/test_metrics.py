@@ -87,7 +87,7 @@ def test_counters_equal_the_ledger_also_after_a_resume(address, tmp_path):
     job = SimulationJob(
         kind="simulation", name="sums", preset="A", objects=OBJECTS, output=str(run)
     )
-    plan = Plan(job, Faulty(desk), UnitGrid(OBJECTS, UNIT), 2, {"spec": job.digest()})
+    plan = Plan(job, Faulty(desk), UnitGrid(OBJECTS, UNIT), range(2, 3), {"spec": job.digest()})
     endpoint = Endpoint(str(run))
     units = []
 
