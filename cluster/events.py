@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 from .unit import Receipt, UnitKey
@@ -43,7 +43,16 @@ class Totals:
     """Time of replicas."""
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Totals)))
+        return Totals(
+            self.units + other.units,
+            self.objects + other.objects,
+            self.quarantined + other.quarantined,
+            self.retries + other.retries,
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.bytes + other.bytes,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass(frozen=True)

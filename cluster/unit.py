@@ -119,11 +119,13 @@ class Receipt:
     """How often the micro-batch was halved for want of memory: the last bits depend on it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values that `from_json` reads back."""
+        """Return JSON values that `from_json` reads back; the shards come last."""
         # `asdict` copies deeply: ten times as slow, in the driver, for each unit.
-        return _fields(self) | {
-            "shards": [shard._asdict() for shard in self.shards],
+        values = _fields(self)
+        del values["shards"]
+        return values | {
             "failures": [_fields(failure) for failure in self.failures],
+            "shards": [shard._asdict() for shard in self.shards],
         }
 
     @classmethod

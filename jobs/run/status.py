@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cluster.events import Totals, UnitCommitted
 from cluster.ledger import Lease, Ledger
-from cluster.unit import UnitKey
 
 from ..errors import RefusedError
 from .events import History
@@ -123,14 +123,13 @@ def read_status(run: Path, *, keys: bool = False, now: datetime | None = None) -
     """
     manifest = read_manifest(run)
     committed: list[str] = []
-    finished, done, quarantined = 0, 0, int(manifest["quarantined_by_plan"])
-    for receipt in Ledger(run / "ledger").receipts():
-        key = UnitKey.parse(receipt.key)
+    sums = Totals()
+    for receipt in Ledger(run / "ledger").receipts(shards=False):
+        sums += UnitCommitted.of(receipt).totals
         if keys:
             committed.append(receipt.key)
-        finished += 1
-        done += key.stop - key.start
-        quarantined += len(receipt.failures)
+    finished, done = sums.units, sums.objects
+    quarantined = int(manifest["quarantined_by_plan"]) + sums.quarantined
     history = History(run / EVENTS)
     objects, units = int(manifest["objects"]), int(manifest["units"])
     training = manifest["kind"] == "training"

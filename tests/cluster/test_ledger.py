@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,29 @@ def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
         list(Ledger(tmp_path).receipts())
 
 
+def older_lines(folder):
+    """Rewrite a segment as an older version wrote it: the shards right after the key."""
+    segment = folder / "000001.jsonl"
+    lines = []
+    for line in segment.read_text().splitlines():
+        values = json.loads(line)
+        first = {name: values.pop(name) for name in ("key", "shards")}
+        lines.append(json.dumps(first | values, separators=(",", ":")) + "\n")
+    segment.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("rewrite", [lambda _: None, older_lines])
+def test_receipts_may_be_read_without_their_shards(tmp_path, rewrite):
+    evil = replace(receipt(1), inputs=',"shards":[')
+    with Ledger(tmp_path).append() as writer:
+        writer.commit(receipt(0))
+        writer.commit(evil)
+    rewrite(tmp_path)
+    assert list(Ledger(tmp_path).receipts()) == [receipt(0), evil]
+    bare = [replace(each, shards=()) for each in (receipt(0), evil)]
+    assert list(Ledger(tmp_path).receipts(shards=False)) == bare
+
+
 def test_each_line_is_json(tmp_path):
     commit(tmp_path, 0)
     (line,) = (tmp_path / "000001.jsonl").read_text().splitlines()
@@ -92,5 +116,6 @@ def test_lease_is_exclusive_and_dies_with_its_process(tmp_path):
 
 def test_a_whole_line_that_is_no_receipt_is_damage(tmp_path):
     (tmp_path / "000001.jsonl").write_text('{"key": "0000000000-0000000004"}\n')
-    with pytest.raises(VerificationError, match=r"000001.jsonl: line 1 is damaged"):
-        list(Ledger(tmp_path).receipts())
+    for shards in (True, False):
+        with pytest.raises(VerificationError, match=r"000001.jsonl: line 1 is damaged"):
+            list(Ledger(tmp_path).receipts(shards=shards))

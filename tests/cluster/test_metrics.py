@@ -24,8 +24,8 @@ OBJECTS, UNIT = 46, 4
 class Faulty(Sums):
     """Quarantines an object in seven, and counts rows that go backward."""
 
-    def compute(self, key):
-        result = super().compute(key)
+    def compute(self, unit):
+        result, key = super().compute(unit), unit.key
         failures = tuple(
             ObjectFailure(row, f"J{row}", "truncated_file", "it ends early")
             for row in range(key.start, key.stop)
