@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = [sys.executable, "-c", "from jobs.cli import main; main()"]
-UNITS = 12
+UNITS = 24
 _SIMULATION = """
 kind: simulation
 name: survey
 preset: A
-objects: 48
-shard_objects: 48
+objects: 96
+shard_objects: 96
 replicas: 1
 output: survey
 """

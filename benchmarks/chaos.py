@@ -1,4 +1,4 @@
-"""Let many faults strike many runs at random: is anything lost, doubled, changed, falsely complete?
+"""Let many faults strike many runs at random, and see whether anything is lost or changed.
 
 A golden run is made first; every other run must end with its very bytes, whatever strikes it. Run
 as root, the output is on a small file system of its own, which can be filled and made read-only.
@@ -9,6 +9,7 @@ as root, the output is on a small file system of its own, which can be filled an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -191,13 +192,9 @@ class Campaign:
     def fill(self, driver: Driver) -> bool:
         """Fill the disk until the driver gives up."""
         filler = self.disk / "filler"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                pass
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while driver.process.poll() is None:
+                file.write(bytes(4096))
         driver.end()
         filler.unlink()
         return True
@@ -213,7 +210,7 @@ class Campaign:
     def close(self) -> None:
         """Give the disk back."""
         if self.can_mount:
-            subprocess.run(["umount", str(self.disk)], check=False)
+            subprocess.run(["umount", "--lazy", str(self.disk)], check=False)
 
     def table(self) -> str:
         """Tell what came of all faults, by kind."""
