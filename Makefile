@@ -29,6 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.driver_memory
+	$(BIN)/python -m benchmarks.overhead 5000
 	$(BIN)/python -m benchmarks.pipeline
 
 clean:

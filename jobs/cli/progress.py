@@ -34,6 +34,7 @@ from cluster.events import (
     RunStalled,
     RunStarted,
     UnitCommitted,
+    WorkDisturbed,
 )
 from cluster.text import one_line
 
@@ -67,19 +68,25 @@ class _Run:
     speed: Speed
     done: int
     quarantined: int = 0
+    retries: int = 0
+    lost: int = 0
+    """Replicas that died."""
     shown: float = 0.0
     """The share in the last plain line."""
     shown_at: float = 0.0
 
     def facts(self) -> str:
-        """Tell the speed, the time left and what is quarantined."""
+        """Tell the speed, the time left and what went wrong."""
         parts = []
         if (speed := self.speed.per_second) is not None:
             left = timedelta(seconds=round((self.total - self.done) / speed))
             parts = [f"{speed:.3g}/s", f"{left} left"]
-        if self.quarantined:
-            parts.append(f"{self.quarantined:,} quarantined")
-        return ", ".join(parts)
+        counts = {
+            "quarantined": self.quarantined,
+            "retries": self.retries,
+            "replicas lost": self.lost,
+        }
+        return ", ".join([*parts, *(f"{n:,} {name}" for name, n in counts.items() if n)])
 
 
 class Progress:
@@ -141,6 +148,9 @@ class Progress:
         elif isinstance(event, UnitCommitted):
             self._run.quarantined += event.quarantined
             self._move(min(self._run.done + event.objects, self._run.total))
+        elif isinstance(event, WorkDisturbed):
+            self._run.retries += event.what == "retry"
+            self._run.lost += event.what == "lost"
         elif isinstance(event, RunStalled):
             self.say(f"{self._run.name}: {_stall(event)}")
         elif isinstance(event, EpochEnded):

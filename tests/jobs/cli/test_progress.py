@@ -15,6 +15,7 @@ from cluster.events import (
     RunStarted,
     Totals,
     UnitCommitted,
+    WorkDisturbed,
 )
 from jobs.cli.progress import Progress
 
@@ -182,6 +183,13 @@ def test_quarantined_objects_and_those_of_earlier_drivers_are_counted():
     begin = RunStarted("/runs/why-a", "attribution", 20, 400, 2, done, refused=1)
     lines = lines_of([begin, unit(quarantined=2), unit(20)])
     assert lines[-1].endswith("(60%), 6.67/s, 0:00:24 left, 6 quarantined")
+
+
+def test_retries_and_lost_replicas_are_counted():
+    troubles = [WorkDisturbed(what) for what in ("retry", "lost", "joined", "retry", "lost")]
+    lines = lines_of([started(), *troubles, unit(), unit(20), WorkDisturbed("lost"), *[unit()] * 2])
+    assert lines[1].endswith(" left, 2 retries, 2 replicas lost")
+    assert lines[2].endswith(" left, 2 retries, 3 replicas lost")
 
 
 def test_a_stall_is_a_line_and_the_run_goes_on():

@@ -18,8 +18,13 @@ from cluster.events import (
     Totals,
     UnitCommitted,
 )
+from cluster.pool import SerialPool
+from jobs.plan import plan_job
 from jobs.run import events
 from jobs.run.events import EventLog, History
+from jobs.run.execute import execute
+from jobs.run.status import read_manifest, read_status
+from jobs.specs.load import make_job
 
 FORGED = 'x\n{"time": "2026", "event": "RunFinished"}\r\x1b[2J\x00\x85\u2028\u202e\ud800'
 
@@ -138,3 +143,57 @@ def test_a_session_begins_with_its_driver(path):
 def test_lines_that_are_no_events_are_passed_over(path):
     path.write_bytes(b'[1]\n{"time": 3}\nnull\n\xff\n' + json.dumps({"a": 1}).encode() + b"\n")
     assert History(path).latest == []
+
+
+def plan(output):
+    return plan_job(
+        make_job(
+            {
+                "kind": "simulation",
+                "name": "survey",
+                "preset": "A",
+                "objects": 12,
+                "shard_objects": 2,
+                "output": str(output),
+            },
+            "test",
+            output.parent,
+        )
+    )
+
+
+def test_a_run_ends_in_order_when_its_history_can_not_be_written_and_is_resumed(tmp_path):
+    run, path = tmp_path / "run", tmp_path / "run" / "events.jsonl"
+    committed = []
+
+    def fill_disk(event):
+        if isinstance(event, UnitCommitted):
+            committed.append(event.key)
+        if len(committed) == 2:
+            path.unlink()
+            path.symlink_to("/dev/full")
+
+    with pytest.raises(StorageError, match="No space left on device; what is committed stays"):
+        execute(plan(run), SerialPool, [fill_disk])
+    path.unlink()
+    found = read_status(run, keys=True)
+    assert found.committed_keys[:2] == committed
+    assert found.units["committed"] == 3  # that of which the history could not tell
+    execute(plan(run), SerialPool)
+    execute(plan(tmp_path / "golden"), SerialPool)
+    digests = [read_manifest(tmp_path / name)["results_digest"] for name in ("run", "golden")]
+    assert digests[0] == digests[1]
+
+
+def test_the_history_of_a_run_that_fails_holds_the_traceback(tmp_path):
+    def fail(event):
+        if isinstance(event, UnitCommitted):
+            raise ArithmeticError(FORGED)
+
+    with pytest.raises(ArithmeticError):
+        execute(plan(tmp_path / "run"), SerialPool, [fail])
+    names = [event["event"] for event in History(tmp_path / "run" / "events.jsonl").latest]
+    assert names == ["DriverStarted", "RunStarted", "UnitCommitted", "RunEnded"]
+    (ended,) = History(tmp_path / "run" / "events.jsonl").latest[-1:]
+    assert (ended["state"], ended["reason"]) == ("failed", FORGED)
+    assert "in fail\n    raise ArithmeticError(FORGED)\n" in ended["traceback"]
