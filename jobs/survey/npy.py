@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +51,8 @@ def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         if read is None:
             raise UnreadableError("wrong_format", "is of another npy version: save it again")
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError) as error:
-        early = "EOF" in str(error) or "expected" in str(error)
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        early = str(error).startswith("EOF: reading")
         code = "truncated_file" if early else "corrupt_file"
         fact = "ends within its header" if early else "its header is damaged"
         raise UnreadableError(code, f"{fact}: fetch the file again") from error

@@ -23,6 +23,9 @@ from jobs.errors import RefusedError
 _BATCH = 65536
 """Rows that are decoded at once: it bounds the memory that reading takes beside the result."""
 
+_FEW_ROWS, _ROWS_PER_BYTE = 1 << 20, 64
+"""Identifiers are unique, and so take some space; even counted ones are not packed more tightly."""
+
 STORE = "results.zarr"
 """Where a run folder keeps its arrays."""
 
@@ -67,7 +70,7 @@ def open_table(path: str, text_columns: Callable[[list[str]], set[str]]) -> Sour
         return _csv_table(path, text_columns)
     except FileNotFoundError:
         raise RefusedError(f"survey.catalogue: '{path}' does not exist; correct the path") from None
-    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, ValueError, TypeError, MemoryError) as error:
         raise RefusedError(
             f"survey.catalogue: '{path}' can't be read as Parquet, CSV or FITS table: "
             f"{_first_line(error)}; save it again"
@@ -80,6 +83,7 @@ def _first_line(error: Exception) -> str:
 
 def _parquet_table(path: str) -> SourceTable:
     file = pq.ParquetFile(path)
+    _check_rows(file.metadata.num_rows, os.stat(path).st_size)
     names = file.schema_arrow.names
     types = {name: file.schema_arrow.types[i] for i, name in enumerate(names)}
     _refuse_repeated(path, names)
@@ -99,6 +103,12 @@ def _parquet_table(path: str) -> SourceTable:
 
     file.close()
     return SourceTable(path, types, load)
+
+
+def _check_rows(rows: int, stored: int) -> None:
+    """Refuse a table that repeats one value more often than any catalogue does: a memory bomb."""
+    if rows > _FEW_ROWS + _ROWS_PER_BYTE * stored:
+        raise ValueError(f"it declares {rows} rows in {stored} bytes")
 
 
 def _csv_table(path: str, text_columns: Callable[[list[str]], set[str]]) -> SourceTable:
