@@ -312,9 +312,11 @@ def status(
     found = read_status(folder, keys=keys)
     shown = None
     while watch and found.state == "running":
-        if found != shown:
+        # Not the seconds since the last unit, which change all the time.
+        facts = (found.units, found.objects, found.stalled_seconds is not None)
+        if facts != shown:
             typer.echo(json.dumps(found.to_json()) if as_json else found.line())
-        shown = found
+        shown = facts
         time.sleep(1)
         found = read_status(folder, keys=keys)
     _print_facts(found.to_json(), as_json)

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.ledger import Lease, Ledger
 from cluster.unit import ObjectFailure, Receipt, UnitKey
+from jobs.cli import main
 from jobs.run.status import read_status
 
 BEGAN = datetime(2026, 7, 1, 22, tzinfo=UTC)
@@ -130,6 +131,35 @@ def test_a_run_that_nobody_works_on_is_not_stalled_but_interrupted(tmp_path):
     status = run.status()
     assert (status.state, status.stalled_seconds, status.eta_seconds) == ("interrupted", None, None)
     assert status.objects_per_second == 1.0
+
+
+def test_watching_gives_a_line_whenever_something_changes_until_the_end(run, monkeypatch, capsys):
+    run.now = datetime.now(UTC) - timedelta(seconds=500)
+    run.start(seconds=0)
+    commits = iter([2, 0, 0, 1, 0])
+
+    def sleep(_):
+        """Let work go on while the command sleeps, and end with the last unit."""
+        count = next(commits, None)
+        if count is None:
+            (run.folder / "ledger" / "lease").unlink()
+        else:
+            run.commit(count, each=1.0)
+
+    monkeypatch.setattr("jobs.cli.app.time.sleep", sleep)
+    monkeypatch.setattr("jobs.cli.app.signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["occulta", "status", str(run.folder), "--watch"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Of the commits' times, the last is 8 minutes ago: a stall.
+    assert [line.split(" of")[0] for line in lines[:3]] == [
+        *("running: 0", "running: 19", "running: 29"),
+    ]
+    assert "no unit for 0:08:1" in lines[1]
+    assert lines[3].startswith("run ")
+    assert "interrupted" in lines[5]
 
 
 def test_a_training_run_goes_by_epochs(tmp_path):
