@@ -15,6 +15,7 @@ import torch
 from .calls import Call, MemoryShortError, WorkFailedError
 from .errors import OccultaError, StorageError
 from .store import ShardWriter
+from .text import one_line, redact
 from .unit import Receipt, WorkUnit
 from .workload import UnitResult, Workload
 
@@ -114,4 +115,4 @@ def _is_memory_short(error: Exception) -> bool:
 
 
 def _in_one_line(error: Exception) -> str:
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return redact(one_line(": ".join([type(error).__name__, *str(error).splitlines()[:1]])))

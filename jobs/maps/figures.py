@@ -20,7 +20,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from cluster.text import one_line
 
 from .contents import COUNT
 from .healpix import SkyTable, suggest_nside
@@ -165,6 +168,10 @@ def signed_scale(maps: Sequence[Floats], percentile: float = 99.5) -> float:
 def png(figure: Figure) -> bytes:
     """Render a figure; the bytes depend on nothing but the figure."""
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        lines = text.get_text().split("\n")
+        if not all(line.isprintable() for line in lines):  # a control character has no glyph
+            text.set_text("\n".join(map(one_line, lines)))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from cluster.errors import StorageError
+from cluster.text import one_line
 
 from ..errors import RefusedError
 from ..run.status import read_manifest
@@ -31,6 +33,10 @@ from .tiles import colour_bar
 from .trust import judge
 
 _KINDS = ("attribution", "inceptionism", "training")
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, those that turn the direction of text, and halves of characters."""
 MAX_QUARANTINE_ROWS = 200
 MAX_JOB_TEXT = 20_000
 """Characters of a job file that are shown."""
@@ -119,6 +125,13 @@ def gather_content(paths: Sequence[Path], *, partial: bool) -> Content:
     return Content(tuple(facts), drawn, trained)
 
 
+def _visible(value: Any) -> Any:
+    """Write out what is unseen or turns other text around: a name shall not look like another."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _UNSEEN.sub(lambda found: one_line(found.group()), value)
+
+
 def render(content: Content, read_pixels: ReadPixels) -> str:
     """Return the page."""
     runs = content.runs
@@ -126,6 +139,7 @@ def render(content: Content, read_pixels: ReadPixels) -> str:
         loader=jinja2.PackageLoader("jobs.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
