@@ -23,6 +23,7 @@ from .run.status import read_manifest
 from .run.train import WEIGHTS as TRAINED
 from .specs.jobs import AttributionJob, InceptionismJob, TrainingJob
 from .specs.network import NetworkSpec
+from .specs.survey import PICTURES
 from .work.network import network_identity, open_network
 
 WEIGHTS = "weights"
@@ -116,7 +117,7 @@ def _open(run: Path) -> tuple[nn.Module, Look]:
     if not isinstance(job, TrainingJob):
         identity = {"network": network_identity(spec, network)}
         check_same(run, job, identity, manifest["device"])
-    drawn = survey is not None and survey.format == "images"
+    drawn = survey is not None and survey.format in PICTURES
     return network, Look("upper" if drawn else "lower", blue_first=not drawn)
 
 

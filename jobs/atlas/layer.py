@@ -24,6 +24,7 @@ from ..maps.aggregate import Progress
 from ..products import consolidate
 from ..report.atlas_figures import AtlasPicture, draw_cells, draw_surveys, draw_tiles
 from ..report.layer_figures import Look
+from ..specs.survey import PICTURES
 from .cells import Cells
 from .examples import find_examples, read_patches
 from .icons import Painter
@@ -145,7 +146,7 @@ class LayerAtlas:
         first, name = self.surveys[0], safe_name(self.layer)
         names = [survey.name for survey in self.surveys]
         picture = AtlasPicture(" and ".join(names), self.layer, first.source.classes, self.cells)
-        look = Look(first.source.origin, blue_first=first.job.survey.format != "images")
+        look = Look(first.source.origin, blue_first=first.job.survey.format not in PICTURES)
         for what, (shares, words) in self.tiles.items():
             yield f"{name}-{what}.png", draw_tiles(picture, [look.rgb(t) for t in shares], words)
         yield f"{name}-cells.png", draw_cells(picture)

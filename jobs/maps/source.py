@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from cluster.ledger import Ledger
 from cluster.unit import UnitKey
 
 from ..errors import RefusedError
+from ..specs.plain_yaml import parse_yaml
+from ..specs.survey import PICTURES
 from .contents import MapArray, Quantity, find_maps, find_quantities, method_groups
 
 Origin = Literal["lower", "upper"]
@@ -88,7 +89,7 @@ class RunSource:
     def origin(self) -> Origin:
         """Where row 0 of the survey's images belongs when they are shown."""
         survey = self.job.get("survey")
-        drawn = isinstance(survey, Mapping) and survey.get("format") == "images"
+        drawn = isinstance(survey, Mapping) and survey.get("format") in PICTURES
         return "upper" if drawn else "lower"
 
     def array(self, name: str) -> zarr.Array[Any]:
@@ -224,13 +225,13 @@ def open_source(path: Path) -> RunSource:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        job = yaml.safe_load((path / "job.yaml").read_text(encoding="utf-8"))
+        job = parse_yaml((path / "job.yaml").read_text(encoding="utf-8"), "job.yaml")
     except FileNotFoundError as error:
         raise RefusedError(
             f"{path}: no {Path(str(error.filename)).name} there, so it is not a run folder; "
             "give the folder that `occulta run` wrote"
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RefusedError) as error:
         raise RefusedError(
             f"{path}: manifest.json or job.yaml can't be read ({_one_line(error)}); restore them"
         ) from error

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -19,6 +18,8 @@ from ..errors import RefusedError
 from ..maps.figures import LIGHT, Ink, png
 from ..run.catalogue import COMPLETE
 from ..run.status import STORE, read_manifest
+from ..specs.plain_yaml import parse_yaml
+from ..specs.survey import PICTURES
 
 FIGURES = "figures"
 """Folder of the pictures inside the run folder."""
@@ -81,10 +82,11 @@ def draw_sections(run: Path) -> Iterator[Section]:
         )
     if not manifest.get("results_digest"):
         raise RefusedError(f"{run}: the run is not finished; finish it: occulta resume {run}")
-    job: dict[str, Any] = yaml.safe_load((run / "job.yaml").read_text(encoding="utf-8"))
+    stored = (run / "job.yaml").read_text(encoding="utf-8")
+    job: dict[str, Any] = parse_yaml(stored, "job.yaml")
     survey = job["survey"]
     # Bands of flux come from blue to red; pictures are red, green, blue already.
-    flip = survey is None or survey["format"] != "images"
+    flip = survey is None or survey["format"] not in PICTURES
     with xr.open_datatree(run / STORE, engine="zarr", chunks=None) as results:
         for section in job["images"]:
             method, group = section["method"], section["name"] or section["method"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
@@ -31,10 +30,12 @@ def read_survey_pixels(run: Path, indices: Sequence[int]) -> list[Image | None]:
     # The readers of surveys, and what they import, are needed for this alone.
     from ..errors import RefusedError  # noqa: PLC0415
     from ..run.catalogue import StoredCatalogue  # noqa: PLC0415
-    from ..specs.survey import SurveySpec  # noqa: PLC0415
+    from ..specs.plain_yaml import parse_yaml  # noqa: PLC0415
+    from ..specs.survey import PICTURES, SurveySpec  # noqa: PLC0415
     from ..survey import Cutout, open_reader  # noqa: PLC0415
 
-    job: dict[str, Any] = yaml.safe_load((run / "job.yaml").read_text(encoding="utf-8"))
+    text = (run / "job.yaml").read_text(encoding="utf-8")
+    job: dict[str, Any] = parse_yaml(text, "job.yaml")
     try:
         spec = SurveySpec.model_validate(job["survey"])
         reader = open_reader(spec)
@@ -46,5 +47,5 @@ def read_survey_pixels(run: Path, indices: Sequence[int]) -> list[Image | None]:
         (answer,) = reader.read(stored.read(index, index + 1)[0])
         images.append(answer.pixels if isinstance(answer, Cutout) else None)
     # Bands of flux come from blue to red; pictures are red, green, blue already.
-    flip = spec.format != "images"
+    flip = spec.format not in PICTURES
     return [image[::-1] if image is not None and flip else image for image in images]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -26,6 +25,7 @@ from ..plan import Plan
 from ..products import consolidate
 from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
+from ..specs.plain_yaml import parse_yaml
 from .catalogue import COMPLETE, QUARANTINED, write_catalogue
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest, utc_now
@@ -97,7 +97,8 @@ def stored_job(run: Path) -> JobSpec:
     """Read the resolved spec of a run."""
     read_manifest(run)
     text = (run / "job.yaml").read_text(encoding="utf-8")
-    job = make_job(yaml.safe_load(text), str(run / "job.yaml"), run)
+    where = str(run / "job.yaml")
+    job = make_job(parse_yaml(text, where), where, run)
     return job.model_copy(update={"output": str(run)})
 
 

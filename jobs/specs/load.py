@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -18,10 +17,10 @@ from ..errors import RefusedError
 from .inceptionism import IMAGES
 from .jobs import KINDS, AttributionJob, InceptionismJob, JobSpec, TrainingJob
 from .methods import SECTIONS
+from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
 
 _MAX_BYTES = 1 << 20
-_MAX_DEPTH = 32
 _UNKNOWN = "unknown field"
 _EXPECTED = re.compile(r"[Ii]nput should be (?P<what>.*?)(?P<end>(, found .*)?)")
 
@@ -66,66 +65,7 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
 
 def dump_job(job: JobSpec) -> str:
     """Write a spec as YAML, with every default written out."""
-    return yaml.safe_dump(json.loads(job.model_dump_json()), sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases, duplicate keys or unbounded depth, where 1e-3 is a number."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not allowed; write it out", problem_mark=mark
-            )
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_MAX_DEPTH} levels")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(
-                    problem=f"field {key!r} is no text; quote it", problem_mark=key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"field {key!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML strictly.
-
-    Raises
-    ------
-    RefusedError
-        With line and column, on one line.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RefusedError(f"{where}:{place}: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise RefusedError(f"{where}: no YAML: {' '.join(str(error).split())}") from error
+    return write_yaml(json.loads(job.model_dump_json()))
 
 
 def _read(path: Path) -> str:

@@ -14,6 +14,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 
 
+PICTURES = ("images", "parquet")
+"""Formats whose bands are red, green, blue, and whose row 0 is at the top."""
+
+
 class Columns(Spec):
     """Which catalogue columns play which part; what is not given is found by its usual names."""
 

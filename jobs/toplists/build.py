@@ -27,6 +27,7 @@ from ..products import consolidate, new_folder
 from ..report.layer_figures import Look, draw_top
 from ..run.folder import check_same, stored_job
 from ..specs.jobs import AttributionJob
+from ..specs.survey import PICTURES
 from ..work.network import network_identity, open_network
 from .images import ObjectImages
 from .lists import TopList, find_list
@@ -204,7 +205,7 @@ class _Work:
 
     def _pictures(self, store: LayerStore, found: TopList) -> Iterator[tuple[str, bytes]]:
         """Draw a layer's filters, a page at a time."""
-        look = Look(self.source.origin, blue_first=self.job.survey.format != "images")
+        look = Look(self.source.origin, blue_first=self.job.survey.format not in PICTURES)
         for start in range(0, len(found.value), _PAGE):
             stop = min(start + _PAGE, len(found.value))
             drawn = draw_top(
