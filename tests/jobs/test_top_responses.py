@@ -1,5 +1,6 @@
 """The strongest responses of a real run, against brute force over all its objects."""
 
+import os
 import shutil
 
 import numpy as np
@@ -185,11 +186,15 @@ def test_an_image_that_changed_or_went_is_named(folder, tmp_path):
     text = (run / "job.yaml").read_text()
     (run / "job.yaml").write_text(text.replace(str(folder / "cutouts"), str(tmp_path / "cutouts")))
     shutil.copytree(folder / "cutouts", tmp_path / "cutouts")
-    other = fits.getdata(tmp_path / "cutouts/g6.fits") * 1.5
-    fits.writeto(tmp_path / "cutouts/g6.fits", other, overwrite=True)
+    image = tmp_path / "cutouts/g6.fits"
+    stat = image.stat()
+    fits.writeto(image, fits.getdata(image) * 1.5, overwrite=True)
+    with pytest.raises(RefusedError, match=r"object 'g6' .* changed since the run was planned"):
+        build_top(run)
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(RefusedError, match=r"object 'g6': filter .* so its image changed"):
         build_top(run)
-    (tmp_path / "cutouts/g6.fits").unlink()
+    image.unlink()
     with pytest.raises(RefusedError, match=r"object 'g6' can't be read any more: .*restore it"):
         build_top(run)
     # What was there before is still whole.
