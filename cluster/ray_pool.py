@@ -1,25 +1,18 @@
-"""The one place where Ray is used: an embedded or an existing cluster holds the replicas."""
+"""Replicas as actors of the Ray cluster that this process is connected to."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import socket
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-# Before Ray is imported: it reads these once, and its usage report would need a network.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A call's second reference fails with its first, which is looked at; Ray would print a traceback.
-os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+# Before Ray: it sets what Ray reads when it is imported.
+from .ray_cluster import cluster_nodes
 
+# isort: split
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
@@ -28,67 +21,13 @@ from .calls import Call, Event, Failed, Finished, Joined, Lost, MemoryShortError
 from .errors import ClusterLostError, OccultaError
 from .events import Subscriber
 from .head import Head
-from .placement import Node, Placement
+from .placement import Placement
 from .pool import ignore
 from .provenance import code_digest, package_folders
 from .replica import Replica
 from .state import START_SECONDS, Rules
 from .unit import Receipt, WorkUnit
 from .workload import Workload
-
-
-@contextlib.contextmanager
-def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]:
-    """Connect to a cluster, or start one inside this process when there is no address.
-
-    The embedded cluster lives in a private temporary folder, listens for no dashboard and never
-    joins one that happens to run on this machine. Ray puts the driver's working directory on its
-    workers' import path, where a user's own ``jobs.py`` would shadow ours, so Ray is started from
-    an empty folder.
-
-    Raises
-    ------
-    ClusterLostError
-        If the cluster at ``address`` can't be reached.
-    """
-    folder = tempfile.mkdtemp(prefix="occulta-")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    common = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "occulta"}
-    try:
-        if address is not None:
-            _check_reachable(address)
-        with contextlib.chdir(folder):
-            if address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    num_gpus=gpus,
-                    include_dashboard=False,
-                    _temp_dir=folder,
-                    **common,
-                )
-            else:
-                ray.init(address=address, **common)
-    except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ClusterLostError(
-            f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}; "
-            "check the address and that the cluster runs"
-        ) from error
-    # Ray sets a handler of its own, which ends the process with a stack of C++ frames.
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_reachable(address: str) -> None:
-    """Connect once: Ray itself would try for minutes, with a line for each attempt."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _ReplicaActor:
@@ -272,8 +211,3 @@ def _why(error: RayError) -> str:
     # A worker makes the actor as soon as it can import this file.
     last = str(error).rstrip().splitlines()[-1].strip()
     return f"{last}; install the same version of occulta on every node"
-
-
-def cluster_nodes() -> list[Node]:
-    """List the machines of the cluster that this process is connected to."""
-    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]

@@ -42,7 +42,7 @@ def cluster_gpus(address: str | None) -> int:
         import torch  # noqa: PLC0415 - slow to import
 
         return torch.cuda.device_count()
-    from cluster.ray_pool import cluster_nodes, ray_cluster  # noqa: PLC0415 - as below
+    from cluster.ray_cluster import cluster_nodes, ray_cluster  # noqa: PLC0415 - as below
 
     with ray_cluster(address, cpus=0):
         return round(sum(node.resources.get("GPU", 0) for node in cluster_nodes()))
@@ -63,7 +63,8 @@ def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber
     @contextmanager
     def open_pool(workload: Workload, store: Path) -> Iterator[Pool]:
         # Ray is slow to import, and a complete or refused run needs none.
-        from cluster.ray_pool import RayPool, ray_cluster  # noqa: PLC0415
+        from cluster.ray_cluster import ray_cluster  # noqa: PLC0415
+        from cluster.ray_pool import RayPool  # noqa: PLC0415
 
         placement = plan.placement
         replicas = embedded_replicas(plan) if address is None else plan.replicas

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conformance.pools import Bench, wait_until
 
-from cluster.ray_pool import RayPool, ray_cluster
+from cluster.ray_cluster import ray_cluster
+from cluster.ray_pool import RayPool
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from cluster.calls import Lost
 from cluster.errors import ClusterLostError, OccultaError, RetriesExhaustedError
 from cluster.placement import Placement
 from cluster.pool import SerialPool
-from cluster.ray_pool import RayPool, ray_cluster
+from cluster.ray_cluster import ray_cluster
+from cluster.ray_pool import RayPool
 from cluster.unit import WorkUnit
 
 TESTS = Path(__file__).parents[1]

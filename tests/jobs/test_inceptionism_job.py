@@ -188,7 +188,8 @@ def test_the_cut_into_units_changes_no_bit(folder, images, run, unit_images):
 
 @pytest.mark.slow
 def test_replicas_on_ray_change_no_bit(folder, images, run):
-    from cluster.ray_pool import RayPool, ray_cluster
+    from cluster.ray_cluster import ray_cluster
+    from cluster.ray_pool import RayPool
 
     @contextmanager
     def open_pool(workload, store):

@@ -22,7 +22,8 @@ from attribution import IntegratedGradients, Occlusion, explain, round_mantissa
 from cluster.errors import VerificationError
 from cluster.events import WorkDisturbed
 from cluster.pool import SerialPool
-from cluster.ray_pool import RayPool, ray_cluster
+from cluster.ray_cluster import ray_cluster
+from cluster.ray_pool import RayPool
 from cluster.unit import LeftOut, WorkUnit
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
