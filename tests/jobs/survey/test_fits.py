@@ -77,3 +77,21 @@ def test_the_hash_is_that_of_the_file(fits_survey) -> None:
     for row, cutout in enumerate(survey.read(survey.catalogue)):
         assert isinstance(cutout, Cutout)
         assert cutout.sha256 == hashlib.sha256(fits_survey.file(row).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {},
+        {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CD1_1": 0.0, "CD2_2": 0.0},
+        {"CTYPE1": "RA---TAN", "CTYPE2": "GLAT-TAN", "CRVAL1": 1e300, "CDELT1": 0.0},
+        {"CTYPE1": "NONSENSE", "CRPIX1": "text", "WCSAXES": 7},
+    ],
+)
+def test_no_or_a_nonsensical_wcs_does_not_matter(fits_survey, cards: dict[str, object]) -> None:
+    # Positions are the catalogue's; a cutout's own are never used.
+    fits.PrimaryHDU(fits_survey.pixels[0], fits.Header(cards)).writeto(
+        fits_survey.file(0), overwrite=True
+    )
+    cutout = open_survey(fits_survey.spec).read([0])[0]
+    assert np.array_equal(cutout.pixels, fits_survey.pixels[0])
