@@ -52,6 +52,8 @@ class ParquetRows:
                 ]
         groups = [group for group in groups if group[2]]
         self._groups = groups
+        self._held: tuple[int, pa.ChunkedArray] | None = None
+        """The row group that was read last: the next block of rows is most likely in it."""
         self._starts = list(itertools.accumulate((rows for _, _, rows in groups), initial=0))
 
     @property
@@ -103,10 +105,13 @@ class ParquetRows:
         return cells
 
     def _read_group(self, number: int, first: int, count: int) -> list[bytes | None]:
-        file, group, _ = self._groups[number]
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            table = opened.read_row_group(group, columns=[self._column], use_threads=False)
-        column = table.column(0).slice(first, count)
+        if self._held is None or self._held[0] != number:
+            self._held = None  # two groups at once would take twice the memory
+            file, group, _ = self._groups[number]
+            with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+                table = opened.read_row_group(group, columns=[self._column], use_threads=False)
+            self._held = number, table.column(0)
+        column = self._held[1].slice(first, count)
         if pa.types.is_struct(column.type):
             return [cell["bytes"] if cell else None for cell in column.to_pylist()]
         return list(column.to_pylist())

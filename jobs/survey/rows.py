@@ -98,6 +98,7 @@ class RowReader:
             try:
                 for row in known:
                     check_stamp(stamps[row], self.source.stamp(row))
+                start, stop = known[0], known[-1] + 1
                 with memory_limit():
                     images = self.source.read(start, stop)
             except UnreadableError as error:

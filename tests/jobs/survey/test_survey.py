@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import zarr
+from pyarrow import parquet as pq
 
 from jobs.errors import RefusedError
 from jobs.survey.catalogue import Catalogue
@@ -239,3 +240,17 @@ def test_a_catalogue_whose_paths_start_elsewhere_is_told_where(tmp_path, fits_su
 def test_a_wrong_number_of_bands_points_at_the_preprocessing(fits_survey) -> None:
     with pytest.raises(RefusedError, match=r"has 3 bands where 2 .* preprocess\.mean\?"):
         _ = open_survey(fits_survey.spec, bands=2).image_shape
+
+
+def test_a_row_group_is_read_once(parquet_rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = open_survey(parquet_rows.spec)
+    read, groups = pq.ParquetFile.read_row_group, []
+
+    def counted(file: pq.ParquetFile, number: int, **more: object) -> object:
+        groups.append(number)
+        return read(file, number, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    for row in range(8):
+        assert isinstance(survey.read([row])[0], Cutout)
+    assert groups == [0, 1, 2, 0, 1]
