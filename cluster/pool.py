@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 from . import scheduler
 from .calls import Call, Event, Failed, Finished
 from .events import Event as Happening
 from .events import Subscriber
+from .place import Place
 from .replica import Replica
 from .state import Rules
 from .unit import Receipt, WorkUnit
@@ -61,7 +61,7 @@ class SerialPool(AbstractContextManager["SerialPool"]):
 
     ready = (0,)
 
-    def __init__(self, workload: Workload, store: Path) -> None:
+    def __init__(self, workload: Workload, store: Place) -> None:
         self.replicas = 1
         self._rules = Rules(range(1, 2), window=1, separable=workload.separable)
         self._replica = Replica(workload, store)

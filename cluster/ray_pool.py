@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 # Before Ray: it sets what Ray reads when it is imported.
@@ -21,6 +20,7 @@ from .calls import Call, Event, Failed, Finished, Joined, Lost, MemoryShortError
 from .errors import ClusterLostError, OccultaError
 from .events import Subscriber
 from .head import Head
+from .place import Place
 from .placement import Placement
 from .pool import ignore
 from .provenance import code_digest, package_folders
@@ -31,14 +31,14 @@ from .workload import Workload
 
 
 class _ReplicaActor:
-    def open(self, digest: str, workload: bytes, store: str) -> None:
+    def open(self, digest: str, workload: bytes, store: Place) -> None:
         # The workload comes packed, for other code might not even be able to unpack it.
         if digest != code_digest():
             raise OccultaError(
                 f"a replica imported other code than the driver, from {package_folders()['jobs']}; "
                 "install the same version of occulta on every node and remove what shadows it"
             )
-        self._replica = Replica(ray.cloudpickle.loads(workload), Path(store))
+        self._replica = Replica(ray.cloudpickle.loads(workload), store)
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def answer(self, call: Call, *partials: Any) -> tuple[Receipt | None, Any]:
@@ -53,7 +53,7 @@ class RayPool:
     Parameters
     ----------
     workload : what the replicas do
-    store : folder of the result store, on a file system that all nodes share
+    store : where the result store is: on S3, or on a file system that all nodes share
     replicas : how many, or from how many to how many; None for all that there is room for
     placement : what each needs of its node
     unit_seconds : how long a unit may take; None to judge by those that are done
@@ -67,7 +67,7 @@ class RayPool:
     def __init__(
         self,
         workload: Workload,
-        store: Path,
+        store: Place,
         replicas: int | range | None = None,
         placement: Placement | None = None,
         unit_seconds: float | None = None,
@@ -81,7 +81,7 @@ class RayPool:
         placement.check(replicas[0], nodes)
         self.replicas = replicas[-1]
         self._rules = Rules(replicas, separable=workload.separable, unit_seconds=unit_seconds)
-        self._work = (code_digest(), ray.cloudpickle.dumps(workload), str(store))
+        self._work = (code_digest(), ray.cloudpickle.dumps(workload), store)
         # Ray's own restarts would skip `open`, and would go on for ever where none succeeds.
         self._class = ray.remote(
             num_cpus=placement.cpus,

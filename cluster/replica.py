@@ -7,13 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .calls import Call, MemoryShortError, WorkFailedError
 from .errors import OccultaError, StorageError
+from .place import Place
 from .store import ShardWriter
 from .text import one_line, redact
 from .unit import Receipt, WorkUnit
@@ -26,7 +26,7 @@ class Replica:
     Parameters
     ----------
     workload : what to do; opened here
-    store : folder of the result store
+    store : where the result store is
 
     Raises
     ------
@@ -34,7 +34,7 @@ class Replica:
         If the workload can't be opened.
     """
 
-    def __init__(self, workload: Workload, store: Path) -> None:
+    def __init__(self, workload: Workload, store: Place) -> None:
         try:
             self._work = workload.open()
         except OccultaError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from zarr.storage import MemoryStore
 
 from attribution.arrays import ArraySpec, round_mantissa
 
-from .durable import write_file
+from .place import Place, write_at
 from .unit import ShardReceipt, UnitKey
 
 _CHUNK_BYTES = 1 << 20
@@ -58,11 +57,11 @@ class ShardWriter:
 
     Parameters
     ----------
-    root : folder of the Zarr store
+    root : where the Zarr store is
     template : the arrays by their path
     """
 
-    def __init__(self, root: Path, template: Mapping[str, ArraySpec]) -> None:
+    def __init__(self, root: Place, template: Mapping[str, ArraySpec]) -> None:
         self._root = root
         self._template = template
         self._scratch = {path: _Scratch(root / path) for path in template}
@@ -89,10 +88,9 @@ class ShardWriter:
             if spec.is_map:
                 data = round_mantissa(data)
             name, encoded = self._scratch[path].encode(key, data)
-            target = self._root / path / name
-            # A shard without a ledger entry is not trusted, and is never read while replacing it.
-            target.unlink(missing_ok=True)
-            write_file(target, encoded)
+            # Replaced in one step: whoever else writes this unit, now or later, leaves the same
+            # shard, and at no time none.
+            write_at(self._root / path / name, encoded)
             digest = hashlib.sha256(encoded).hexdigest()
             receipts.append(ShardReceipt(f"{path}/{name}", digest, len(encoded)))
         return tuple(receipts)
@@ -101,7 +99,7 @@ class ShardWriter:
 class _Scratch:
     """Encodes shards in memory, so that their bytes can be hashed and written durably by us."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._store = MemoryStore({})
         metadata = (folder / "zarr.json").read_bytes()
         buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(metadata)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from cluster.place import Place
 
 from .errors import RefusedError
 from .maps.source import COMPLETE, RunSource, open_source
@@ -25,11 +26,11 @@ class FeaturesProduct:
 
     objects: tuple[str, ...]
     """Identifiers of the objects."""
-    figures: tuple[Path, ...]
+    figures: tuple[Place, ...]
     """A picture per layer."""
 
 
-def build_features(run: Path, ids: Sequence[str] = ()) -> FeaturesProduct:
+def build_features(run: Place, ids: Sequence[str] = ()) -> FeaturesProduct:
     """Draw feature maps, and responses under occlusion, of some objects into RUN/features.
 
     Parameters

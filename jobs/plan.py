@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attribution.arrays import ArraySpec
+from cluster.place import open_place
 from cluster.placement import Placement
 from cluster.provenance import code_digest
 from cluster.unit import ObjectFailure, UnitGrid
@@ -104,9 +104,9 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
     RefusedError
         If anything that can be known beforehand is wrong.
     """
-    if not job.output or "://" in job.output:
-        raise RefusedError(f"output: {job.output!r} is no local folder; give one")
-    check_vacant(Path(job.output))
+    if not job.output:
+        raise RefusedError("output: is empty; give a folder, or s3://bucket/prefix")
+    check_vacant(open_place(job.output))
     if isinstance(job, AttributionJob):
         return _plan_attribution(job, gpus)
     if isinstance(job, SimulationJob):
@@ -123,7 +123,7 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
     if len(survey.catalogue) == 0:
         raise RefusedError(f"{survey.catalogue.source}: the catalogue is empty")
     job = job.model_copy(update={"survey": survey.resolved()})
-    workload = AttributionWorkload(job, Path(job.output) / STORE, survey.image_shape, device)
+    workload = AttributionWorkload(job, open_place(job.output) / STORE, survey.image_shape, device)
     network = inspect_network(workload)
     workload = replace(workload, layers=network.layers)
     unit_objects = _unit_objects(job, len(survey.catalogue), _row_bytes(workload.template))

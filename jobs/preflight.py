@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from torch import nn
 
 from attribution.layers import Shape, layer_shapes
 from attribution.memory import bytes_per_row
+from cluster.place import open_place
 
 from .errors import RefusedError
 from .specs.jobs import AttributionJob
@@ -66,7 +66,7 @@ def open_job_network(job: AttributionJob) -> tuple[nn.Module, tuple[int, int, in
         If the survey or the network can't be opened, or they don't fit each other.
     """
     survey = open_survey(job.survey, len(job.network.preprocess.mean) or None)
-    workload = AttributionWorkload(job, Path(job.output), survey.image_shape, "cpu")
+    workload = AttributionWorkload(job, open_place(job.output), survey.image_shape, "cpu")
     network = open_network(job.network, workload.image_shape[0], job.execution.precision)
     _check_network(network, workload)
     return network, workload.image_shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,17 +18,28 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cluster.errors import StorageError
+from cluster.place import Place, send
+from cluster.remote import S3Path, remove
 
 
 @contextmanager
-def new_folder(place: Path) -> Iterator[Path]:
+def new_folder(place: Place) -> Iterator[Path]:
     """Give an empty folder to fill, which takes the place of an older one at the end.
+
+    On S3 its files are sent one by one, then older ones that are not among them deleted.
 
     Raises
     ------
     StorageError
         If a file can't be read or written; the older folder stays as it is.
     """
+    if isinstance(place, S3Path):
+        older = place.below()
+        with tempfile.TemporaryDirectory(prefix="occulta-") as folder:
+            yield Path(folder)
+            sent = set(send(Path(folder), place))
+        remove([path for path in older if path not in sent])
+        return
     fresh = place.with_name(f".{place.name}-{os.getpid()}")
     try:
         shutil.rmtree(fresh, ignore_errors=True)

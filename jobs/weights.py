@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import nn
 
 from attribution.layers import safe_name
 from attribution.weights import DEAD, Filters, convolutions, filters
+from cluster.place import Place
 
 from .errors import RefusedError
 from .products import consolidate, new_folder, write_array
@@ -43,20 +43,20 @@ _DEAD = f"all weights are 0, or the L2 norm is below {DEAD:g} of the layer's med
 class WeightsProduct:
     """The filters of a network, and where they were written."""
 
-    path: Path
+    path: Place
     """RUN/weights."""
     dead: dict[str, tuple[int, int]]
     """Dead filters and all filters, by layer."""
-    figures: tuple[Path, ...]
+    figures: tuple[Place, ...]
     """A picture of each layer."""
 
     @property
-    def zarr(self) -> Path:
+    def zarr(self) -> Place:
         """The Zarr store, one group per layer."""
         return self.path / "weights.zarr"
 
 
-def build_weights(run: Path, layers: Sequence[str] = ()) -> WeightsProduct:
+def build_weights(run: Place, layers: Sequence[str] = ()) -> WeightsProduct:
     """Write the learned weights of a run's network to RUN/weights.
 
     The store has a group per layer with ``weights`` (filter, input, kernel_y, kernel_x), their
@@ -95,7 +95,7 @@ def build_weights(run: Path, layers: Sequence[str] = ()) -> WeightsProduct:
     )
 
 
-def _open(run: Path) -> tuple[nn.Module, Look]:
+def _open(run: Place) -> tuple[nn.Module, Look]:
     """Open the network of a run, if it is what it was, and tell how its bands are shown."""
     job, manifest = stored_job(run), read_manifest(run)
     if isinstance(job, AttributionJob | InceptionismJob):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from attribution.layers import safe_name
+from cluster.place import Place
 
 from ..errors import RefusedError
 from ..maps.aggregate import Progress
@@ -45,9 +45,9 @@ class AtlasSettings:
 class AtlasProduct:
     """The atlas of each layer, and where they were written."""
 
-    stores: tuple[Path, ...]
+    stores: tuple[Place, ...]
     """A Zarr store for each layer."""
-    figures: tuple[Path, ...]
+    figures: tuple[Place, ...]
     """The pictures."""
     notes: tuple[str, ...]
     """What a reader should know; one sentence each."""
@@ -64,8 +64,8 @@ class Listener:
 
 
 def build_atlas(
-    run: Path,
-    others: Sequence[Path] = (),
+    run: Place,
+    others: Sequence[Place] = (),
     settings: AtlasSettings = AtlasSettings(),
     *,
     device: str = "cpu",

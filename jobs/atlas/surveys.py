@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from attribution.activation_atlas import ActivationAtlas
 from attribution.layers import safe_name
 from attribution.randomness import key
+from cluster.place import Place
 
 from ..errors import RefusedError
 from ..maps.objects import ObjectBlock, read_block, read_text, refuse_holes
@@ -120,7 +120,7 @@ class AtlasSurvey:
         return activation_NF
 
 
-def open_surveys(run: Path, others: Sequence[Path], layers: Sequence[str]) -> list[AtlasSurvey]:
+def open_surveys(run: Place, others: Sequence[Place], layers: Sequence[str]) -> list[AtlasSurvey]:
     """Open runs whose activations can be compared: of one network, with some layers in common.
 
     Parameters

@@ -18,6 +18,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cluster.place import Place
+
     from ..plan import Plan
     from ..specs.jobs import JobSpec
 
@@ -33,13 +35,17 @@ app = typer.Typer(
 )
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+_A_RUN = "The run: a folder, or s3://bucket/prefix."
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help=_A_RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete run; marks it.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a field, as a.b=1.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder, in place of `output`.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="Run folder, or s3://bucket/prefix, in place of `output`."),
+]
 Address = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster.")]
 
 
@@ -176,7 +182,7 @@ def resume(run_folder: RunFolder, address: Address = None, as_json: Json = False
     """Continue a run from its folder alone."""
     from ..run.folder import stored_job
 
-    _start(stored_job(run_folder.absolute()), address, as_json)
+    _start(stored_job(_place(run_folder)), address, as_json)
 
 
 @app.command()
@@ -207,7 +213,7 @@ def top(run_folder: RunFolder, as_json: Json = False) -> None:
     from ..toplists.build import build_top
 
     with _clean_stdout():
-        product = build_top(run_folder.absolute())
+        product = build_top(_place(run_folder))
     if product.note:
         typer.echo(product.note, err=True)
     _print_files([str(product.zarr), *(str(figure) for figure in product.figures)], as_json)
@@ -217,7 +223,7 @@ def top(run_folder: RunFolder, as_json: Json = False) -> None:
 def atlas(
     run_folder: RunFolder,
     others: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--with", metavar="RUN", help="A further run, into the same layout."),
     ] = None,
     layer: Annotated[
@@ -241,8 +247,8 @@ def atlas(
     settings = AtlasSettings(tuple(layer or ()), cells, minimum, icons, steps)
     with _clean_stdout(), Progress() as progress:
         product = build_atlas(
-            run_folder.absolute(),
-            [other.absolute() for other in others or ()],
+            _place(run_folder),
+            [_place(other) for other in others or ()],
             settings,
             device="cuda" if cluster_gpus(None) else "cpu",
             listener=Listener(progress.say, progress.counter("atlas", "icons")),
@@ -264,7 +270,7 @@ def weights(
     from ..weights import build_weights
 
     with _clean_stdout():
-        product = build_weights(run_folder.absolute(), layer or ())
+        product = build_weights(_place(run_folder), layer or ())
     for name, (dead, every) in product.dead.items():
         if dead:
             typer.echo(f"{name}: {dead:,} of {every:,} filters learned nothing", err=True)
@@ -283,7 +289,7 @@ def features(
     """Show what each filter puts out for chosen objects: pictures of the method feature_maps."""
     from ..features import build_features
 
-    product = build_features(run_folder.absolute(), objects or ())
+    product = build_features(_place(run_folder), objects or ())
     _print_files([str(figure) for figure in product.figures], as_json)
 
 
@@ -292,7 +298,7 @@ def draw(run_folder: RunFolder, as_json: Json = False) -> None:
     """Show what an inceptionism run has drawn: a picture of each section's images."""
     from ..report.inception_figures import write_inception_figures
 
-    figures = write_inception_figures(run_folder.absolute())
+    figures = write_inception_figures(_place(run_folder))
     _print_files([str(figure) for figure in figures], as_json)
 
 
@@ -308,7 +314,7 @@ def status(
     """Tell how far a run is, from its folder alone."""
     from ..run.status import read_status
 
-    folder = run_folder.absolute()
+    folder = _place(run_folder)
     found = read_status(folder, keys=keys)
     shown = None
     while watch and found.state == "running":
@@ -333,7 +339,7 @@ def verify(
     """Hash every committed shard again, and name what is damaged."""
     from ..run.verify import repair_run, verify_run
 
-    folder = run_folder.absolute()
+    folder = _place(run_folder)
     found = verify_run(folder)
     if found.damaged and repair:
         repair_run(folder, found)
@@ -362,9 +368,9 @@ def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False)
     from ..specs.jobs import AttributionJob
     from ..specs.maps import MapsSpec
 
-    job = stored_job(run_folder.absolute())
+    job = stored_job(_place(run_folder))
     spec = job.maps if isinstance(job, AttributionJob) else MapsSpec()
-    product = build_maps(run_folder.absolute(), spec, partial=partial)
+    product = build_maps(_place(run_folder), spec, partial=partial)
     files = [product.zarr, product.fits, *product.figures]
     _print_files([str(file) for file in files if file is not None], as_json)
 
@@ -372,7 +378,7 @@ def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False)
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, side by side on one page.")
+        list[str], typer.Argument(metavar="RUN...", help="Runs, side by side on one page.")
     ],
     partial: Partial = False,
     as_json: Json = False,
@@ -380,7 +386,7 @@ def report(
     """Write the report, one HTML page that opens offline, into the first run's folder."""
     from ..report import write_report
 
-    folders = [run.absolute() for run in runs]
+    folders = [_place(run) for run in runs]
     page = write_report(folders, folders[0] / "report" / "index.html", partial=partial)
     _print_files([str(page)], as_json)
 
@@ -430,7 +436,7 @@ def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
 
 
 def _load(
-    job_file: Path, changes: list[str] | None, out: Path | None, kind: str | None = None
+    job_file: Path, changes: list[str] | None, out: str | None, kind: str | None = None
 ) -> JobSpec:
     from ..errors import RefusedError
     from ..specs.load import load_job
@@ -438,7 +444,13 @@ def _load(
     job = load_job(job_file, changes or ())
     if kind not in (None, job.kind):
         raise RefusedError(f"{job_file}: kind is {job.kind}, not {kind}; `occulta run` runs any")
-    return job if out is None else job.model_copy(update={"output": str(out.absolute())})
+    return job if out is None else job.model_copy(update={"output": str(_place(out))})
+
+
+def _place(text: str) -> Place:
+    from cluster.place import open_place
+
+    return open_place(text)
 
 
 def _train(job: JobSpec, as_json: bool) -> None:
@@ -463,7 +475,7 @@ def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
     _finish(folder, read_status(folder).to_json(), as_json)
 
 
-def _finish(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+def _finish(folder: Place, facts: dict[str, Any], as_json: bool) -> None:
     """Print where a run is, or facts about it; end with exit code 3 if objects are quarantined."""
     from ..run.status import QUARANTINE, read_status
 

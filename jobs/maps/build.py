@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import StorageError
+from cluster.place import Place
+from cluster.remote import S3Path
 
 from ..errors import RefusedError
+from ..products import new_folder
 from ..specs.maps import MapsSpec
 from .aggregate import Progress, RunSums, find_groups, sum_run
 from .figures import draw_mean_attribution, draw_sky
@@ -26,7 +29,7 @@ MAPS = "maps"
 
 
 def build_maps(
-    run_path: Path,
+    run_path: Place,
     spec: MapsSpec,
     *,
     partial: bool = False,
@@ -47,7 +50,7 @@ def build_maps(
 
 
 def aggregate_maps(
-    run_path: Path,
+    run_path: Place,
     spec: MapsSpec,
     *,
     partial: bool = False,
@@ -145,16 +148,15 @@ def _missing(
 
 def _write(product: MapsProduct) -> None:
     """Write everything beside the old maps, then put it in their place."""
+    if isinstance(product.path, S3Path):
+        with new_folder(product.path) as folder:
+            _fill(product, folder)
+        return
     fresh = product.path.with_name(f".{MAPS}-{os.getpid()}")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        write_store(product, fresh / product.zarr.name)
-        write_sky_fits(
-            product.sky, fresh / product.fits.name, run=product.run, partial=product.partial
-        )
-        for name, picture in _pictures(product):
-            (fresh / name).write_bytes(picture)
+        _fill(product, fresh)
         product.path.mkdir(exist_ok=True)
         for entry in sorted(fresh.iterdir()):
             _replace(entry, product.path / entry.name)
@@ -165,6 +167,15 @@ def _write(product: MapsProduct) -> None:
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fill(product: MapsProduct, folder: Path) -> None:
+    write_store(product, folder / product.zarr.name)
+    write_sky_fits(
+        product.sky, folder / product.fits.name, run=product.run, partial=product.partial
+    )
+    for name, picture in _pictures(product):
+        (folder / name).write_bytes(picture)
 
 
 def _pictures(product: MapsProduct) -> Iterator[tuple[str, bytes]]:

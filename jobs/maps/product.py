@@ -12,6 +12,9 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
+from cluster.place import Place
+from cluster.reading import zarr_store
+
 from ..products import consolidate, write_array
 from .contents import COUNT, Quantity
 from .healpix import CellMeans, SkyTable
@@ -25,7 +28,7 @@ STANDARD_ERROR = "sample standard deviation / sqrt(number); NaN for fewer than t
 class MapsProduct:
     """The survey-wide maps of one run, and where they were written."""
 
-    path: Path
+    path: Place
     """RUN/maps."""
     run: str
     """Name of the run."""
@@ -58,17 +61,17 @@ class MapsProduct:
         return {"count": COUNT} | {name: m.quantity for name, m in self.sky.means.items()}
 
     @property
-    def zarr(self) -> Path:
+    def zarr(self) -> Place:
         """The Zarr store with all maps."""
         return self.path / "maps.zarr"
 
     @property
-    def fits(self) -> Path:
+    def fits(self) -> Place:
         """The sky maps as a FITS table."""
         return self.path / "healpix.fits"
 
     @property
-    def figures(self) -> tuple[Path, ...]:
+    def figures(self) -> tuple[Place, ...]:
         """The pictures."""
         return (
             *(self.path / f"{name}.png" for name in self.quantities),
@@ -177,7 +180,7 @@ def _write_stack(group: zarr.Group, stack: MeanAttribution) -> None:
     )
 
 
-def read_store(path: Path) -> MapsProduct:
+def read_store(path: Place) -> MapsProduct:
     """Read maps that `write_store` wrote.
 
     Parameters
@@ -189,7 +192,7 @@ def read_store(path: Path) -> MapsProduct:
     FileNotFoundError, KeyError, ValueError
         If there is no whole store of this version; build it again.
     """
-    root = zarr.open_group(path / "maps.zarr", mode="r")
+    root = zarr.open_group(zarr_store(path / "maps.zarr"), mode="r")
     attributes: dict[str, Any] = root.attrs.asdict()
     stacks = {name: _read_stack(root, name) for name in attributes["stacked"]}
     return MapsProduct(

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from cluster.errors import StorageError, VerificationError
 from cluster.ledger import Ledger
+from cluster.place import Place
+from cluster.reading import zarr_store
 from cluster.unit import UnitKey
 
 from ..errors import RefusedError
@@ -41,7 +43,7 @@ MAX_BLOCK = 65536
 class RunSource:
     """An attribution run, opened for reading; arrays are read in pieces, never whole."""
 
-    path: Path
+    path: Place
     """The run folder."""
     manifest: Mapping[str, Any]
     """Content of manifest.json."""
@@ -215,7 +217,7 @@ class RunSource:
         ]
 
 
-def open_source(path: Path) -> RunSource:
+def open_source(path: Place) -> RunSource:
     """Open an attribution run for aggregation.
 
     Raises
@@ -239,7 +241,7 @@ def open_source(path: Path) -> RunSource:
     if kind != "attribution":
         raise RefusedError(f"{path}: a run of kind {kind}; maps and reports need kind attribution")
     try:
-        root = zarr.open_group(path / "results.zarr", mode="r")
+        root = zarr.open_group(zarr_store(path / "results.zarr"), mode="r")
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"{path / 'results.zarr'}: no store there; run the job: occulta resume {path}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster.place import Place
 
 from ..errors import RefusedError
 from ..maps import MapsProduct, aggregate_maps, read_store, spec_of
@@ -107,7 +109,7 @@ class RunFacts:
         return "label" if self.labelled.any() else "predicted class"
 
 
-def load_facts(path: Path, *, partial: bool) -> RunFacts:
+def load_facts(path: Place, *, partial: bool) -> RunFacts:
     """Read what the report says about a run; its maps are aggregated if they are missing or stale.
 
     Raises
@@ -151,13 +153,14 @@ def load_facts(path: Path, *, partial: bool) -> RunFacts:
     )
 
 
-def read_quarantine(path: Path, limit: int) -> tuple[list[dict[str, str]], int]:
+def read_quarantine(path: Place, limit: int) -> tuple[list[dict[str, str]], int]:
     """Read the first rows of quarantine.csv, and count all."""
     try:
-        with (path / "quarantine.csv").open(encoding="utf-8", newline="") as file:
-            rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+        text = (path / "quarantine.csv").read_bytes().decode()
     except FileNotFoundError:
         return [], 0
+    lines = csv.DictReader(io.StringIO(text, newline=""))
+    rows = [{k: v or "" for k, v in row.items() if k} for row in lines]
     return rows[:limit], len(rows)
 
 

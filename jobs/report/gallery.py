@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from cluster.place import Place
 
 from .examples import choose_examples
 from .facts import RunFacts
@@ -77,10 +78,12 @@ def run_shelves(facts: RunFacts) -> Iterator[Shelf]:
         yield Shelf("Feature maps", facts.name, reading, pictures[:MAX_PICTURES], "")
 
 
-def network_shelves(run: Path, name: str) -> Iterator[Shelf]:
+def network_shelves(run: Place, name: str) -> Iterator[Shelf]:
     """Give the pictures that commands have made in a run's folder."""
     for sort in _SORTS:
-        files = sorted((run / sort.folder).glob("*.png"))
+        folder = run / sort.folder
+        found: list[Place] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+        files = [file for file in found if file.name.endswith(".png")]
         if files:
             shown = [
                 Picture(diagram(file.read_bytes()), f"{sort.title}: {file.stem}")
@@ -91,7 +94,7 @@ def network_shelves(run: Path, name: str) -> Iterator[Shelf]:
             yield Shelf(sort.title, name, sort.reading, tuple(shown), more)
 
 
-def inception_shelves(run: Path, name: str) -> Iterator[Shelf]:
+def inception_shelves(run: Place, name: str) -> Iterator[Shelf]:
     """Give the images that an inceptionism run has drawn, and those of its network."""
     for section in draw_sections(run):
         if section.method == "class_image":

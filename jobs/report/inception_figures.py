@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cluster.durable import write_file
+from cluster.place import Place, write_at
+from cluster.reading import zarr_store
 
 from ..errors import RefusedError
 from ..maps.figures import LIGHT, Ink, png
@@ -51,22 +51,21 @@ class Section:
     """All images of the section."""
 
 
-def write_inception_figures(run: Path) -> list[Path]:
+def write_inception_figures(run: Place) -> list[Place]:
     """Draw one PNG for each section of an inceptionism run, into its folder ``figures``.
 
     Returns
     -------
     the files, in the order of the job file's sections
     """
-    (run / FIGURES).mkdir(exist_ok=True)
     files = []
     for section in draw_sections(run):
         files.append(run / FIGURES / f"{section.group}.png")
-        write_file(files[-1], section.png)
+        write_at(files[-1], section.png)
     return files
 
 
-def draw_sections(run: Path) -> Iterator[Section]:
+def draw_sections(run: Place) -> Iterator[Section]:
     """Draw the images of an inceptionism run, section by section.
 
     Raises
@@ -87,7 +86,7 @@ def draw_sections(run: Path) -> Iterator[Section]:
     survey = job["survey"]
     # Bands of flux come from blue to red; pictures are red, green, blue already.
     flip = survey is None or survey["format"] not in PICTURES
-    with xr.open_datatree(run / STORE, engine="zarr", chunks=None) as results:
+    with xr.open_datatree(zarr_store(run / STORE), engine="zarr", chunks=None) as results:
         for section in job["images"]:
             method, group = section["method"], section["name"] or section["method"]
             if method == "class_image":

@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from cluster.errors import StorageError
+from cluster.place import Place, write_at
 from cluster.text import one_line
 
 from ..errors import RefusedError
@@ -43,12 +43,12 @@ MAX_JOB_TEXT = 20_000
 
 
 def write_report(
-    runs: Sequence[Path],
-    out: Path,
+    runs: Sequence[Place],
+    out: Place,
     *,
     partial: bool = False,
     read_pixels: ReadPixels = read_survey_pixels,
-) -> Path:
+) -> Place:
     """Write the report of one run, or of several side by side, as one self-contained HTML file.
 
     Parameters
@@ -75,13 +75,9 @@ def write_report(
         raise RefusedError("report: no run is given; give the folder of at least one")
     content = gather_content(runs, partial=partial)
     html = render(content, read_pixels)
-    fresh = out.with_name(f".{out.name}-{os.getpid()}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(html, encoding="utf-8")
-        fresh.replace(out)
+        write_at(out, html.encode())
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise StorageError(
             f"{out}: the report can't be written ({error.strerror or error}); free space or choose "
             "another place"
@@ -95,9 +91,9 @@ class Content:
 
     runs: tuple[RunFacts, ...]
     """Attribution runs, with distinct names."""
-    drawn: Mapping[str, Path]
+    drawn: Mapping[str, Place]
     """Folders of inceptionism runs, by name."""
-    trained: Mapping[str, Path]
+    trained: Mapping[str, Place]
     """Folders of training runs, by name."""
 
     @property
@@ -107,9 +103,9 @@ class Content:
         return " and ".join(named)
 
 
-def gather_content(paths: Sequence[Path], *, partial: bool) -> Content:
+def gather_content(paths: Sequence[Place], *, partial: bool) -> Content:
     """Sort runs by their kind, and read what the page needs of attribution runs."""
-    folders: dict[str, dict[str, Path]] = {kind: {} for kind in _KINDS}
+    folders: dict[str, dict[str, Place]] = {kind: {} for kind in _KINDS}
     for path in paths:
         manifest = read_manifest(path)
         kind, name = manifest["kind"], str(manifest["name"])
@@ -195,7 +191,7 @@ def _shelves(content: Content) -> list[Shelf]:
     return sorted(found, key=lambda shelf: order.index(shelf.title))
 
 
-def read_history(folder: Path) -> dict[str, list[float]]:
+def read_history(folder: Place) -> dict[str, list[float]]:
     """Read the numeric columns of a training run's history.csv.
 
     Raises
@@ -205,8 +201,7 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     """
     path = folder / "history.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return {column: [float(row[column]) for row in rows] for column in rows[0]} if rows else {}
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.place import Place
+
 Image = NDArray[np.float32]
-ReadPixels = Callable[[Path, Sequence[int]], list[Image | None]]
+ReadPixels = Callable[[Place, Sequence[int]], list[Image | None]]
 """From a run folder and rows of its catalogue to images (c, h, w), the reddest band first."""
 
 
-def read_survey_pixels(run: Path, indices: Sequence[int]) -> list[Image | None]:
+def read_survey_pixels(run: Place, indices: Sequence[int]) -> list[Image | None]:
     """Read images of a run's objects from its survey.
 
     Parameters

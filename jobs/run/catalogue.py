@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from cluster.place import Place, local_folder
+from cluster.reading import zarr_store
 
 from ..survey import Catalogue
 
@@ -44,11 +45,20 @@ def write_catalogue(root: zarr.Group, catalogue: Catalogue) -> None:
             array[start : start + len(piece)] = piece
 
 
+def write_status(store: Place, values: NDArray[np.uint8]) -> None:
+    """Write the status of all objects."""
+    place = store / "status"
+    metadata = (place / "zarr.json").read_bytes()
+    with local_folder(place) as folder:
+        (folder / "zarr.json").write_bytes(metadata)
+        zarr.open_array(folder, mode="r+")[:] = values
+
+
 class StoredCatalogue:
     """Catalogue rows and their status, from the store of a run."""
 
-    def __init__(self, store: Path) -> None:
-        root = zarr.open_group(store, mode="r")
+    def __init__(self, store: Place) -> None:
+        root = zarr.open_group(zarr_store(store), mode="r")
         self._status = root["status"]
         group = root["catalogue"]
         assert isinstance(group, zarr.Group)

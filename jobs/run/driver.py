@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from cluster.errors import StorageError
 from cluster.events import RunEnded, Subscriber, announce
-from cluster.ledger import Lease
+from cluster.lease import lease_of
+from cluster.place import Place
 
-from .events import EventLog
+from .remote_events import recording
 from .status import EVENTS, MANIFEST
 
 _TRACEBACK = 20_000
@@ -19,7 +19,7 @@ _TRACEBACK = 20_000
 
 
 @contextmanager
-def driving(run: Path, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[Subscriber]]:
+def driving(run: Place, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[Subscriber]]:
     """Hold a run's lease; when the work ends with an error, say so to all subscribers.
 
     Gives the subscribers with the run's own history first. What fails before there is a manifest
@@ -30,19 +30,25 @@ def driving(run: Path, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[S
     RunBusyError
         If another driver works on the run.
     """
-    lease = Lease(run / "ledger")
+    lease = lease_of(run / "ledger")
     lease.acquire()
-    everyone: Sequence[Subscriber] = (EventLog(run / EVENTS), *subscribers)
     try:
-        yield everyone
-    except BaseException as error:
-        if (run / MANIFEST).exists():
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            reason = str(error) or type(error).__name__
-            trace = "" if stopped else "".join(traceback.format_exception(error))[-_TRACEBACK:]
-            # Where the history can't be written either, the error is still the one to tell.
-            with suppress(StorageError):
-                announce(RunEnded("stopped" if stopped else "failed", reason, trace), everyone)
-        raise
+        with recording(run / EVENTS) as log:
+            everyone: Sequence[Subscriber] = (log, *subscribers)
+            try:
+                yield everyone
+            except BaseException as error:
+                # Where the history can't be written either, the error is still the one to tell.
+                with suppress(StorageError):
+                    _tell_end(run, error, everyone)
+                raise
     finally:
         lease.release()
+
+
+def _tell_end(run: Place, error: BaseException, subscribers: Sequence[Subscriber]) -> None:
+    if (run / MANIFEST).exists():
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = str(error) or type(error).__name__
+        trace = "" if stopped else "".join(traceback.format_exception(error))[-_TRACEBACK:]
+        announce(RunEnded("stopped" if stopped else "failed", reason, trace), subscribers)

@@ -15,10 +15,25 @@ from typing import Any
 
 from cluster.errors import StorageError
 from cluster.events import Event
+from cluster.place import Place
+from cluster.remote import S3Path
 from cluster.text import redact, secrets
 
 _TAIL = 1 << 18
 """Bytes at the end of a history that tell how a run is doing: the last 500 units or more."""
+
+
+class LineMaker:
+    """Turns events into lines of a history, without secrets."""
+
+    def __init__(self) -> None:
+        self._secrets = secrets()
+
+    def __call__(self, event: Event) -> bytes:
+        """Return the line of an event that happens now."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = {"time": now, "event": type(event).__name__, **vars(event)}
+        return redact(json.dumps(content, default=vars), self._secrets).encode() + b"\n"
 
 
 class EventLog:
@@ -37,13 +52,11 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._torn = _is_torn(path)
-        self._secrets = secrets()
+        self._line = LineMaker()
 
     def __call__(self, event: Event) -> None:
         """Append one line."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = {"time": now, "event": type(event).__name__, **vars(event)}
-        line = redact(json.dumps(content, default=vars), self._secrets).encode() + b"\n"
+        line = self._line(event)
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -82,17 +95,11 @@ class History:
 
     Parameters
     ----------
-    path : the file; an absent one is an empty history
+    path : the file, or the prefix of objects; an absent one is an empty history
     """
 
-    def __init__(self, path: Path) -> None:
-        head, tail = b"", b""
-        if path.exists():
-            with path.open("rb") as file:
-                head = file.readline()
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _TAIL))
-                tail = file.read()
+    def __init__(self, path: Place) -> None:
+        head, tail = _objects(path) if isinstance(path, S3Path) else _file(path)
         first = next(_events(head), None)
         self.latest = list(_events(tail))
         """The last events, in the order in which they happened."""
@@ -105,6 +112,28 @@ class History:
             if self.latest[number]["event"] in ("DriverStarted", "RunStarted"):
                 return self.latest[number:]
         return self.latest
+
+
+def _file(path: Path) -> tuple[bytes, bytes]:
+    """Read the first line of a file, and its last ones."""
+    if not path.exists():
+        return b"", b""
+    with path.open("rb") as file:
+        head = file.readline()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        return head, file.read()
+
+
+def _objects(place: S3Path) -> tuple[bytes, bytes]:
+    """Read the first line of the oldest object below a prefix, and the newest objects."""
+    objects = place.below()
+    if not objects:
+        return b"", b""
+    head, tail = objects[0].read_bytes().partition(b"\n")[0], b""
+    while objects and len(tail) < _TAIL:
+        tail = objects.pop().read_bytes() + tail
+    return head, tail
 
 
 def _events(text: bytes) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from cluster.events import (
     DriverStarted,
@@ -20,9 +19,10 @@ from cluster.events import (
     UnitCommitted,
     announce,
 )
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, LedgerWriter
+from cluster.place import Place, open_place
 from cluster.pool import Pool
-from cluster.unit import UnitKey, WorkUnit
+from cluster.unit import Receipt, UnitKey, WorkUnit
 from cluster.workload import Workload
 
 from ..plan import Plan
@@ -32,14 +32,14 @@ from .pace import StallAlarm
 from .status import MANIFEST, STORE, read_status
 from .verify import check_shards, finish_repair
 
-OpenPool = Callable[[Workload, Path], AbstractContextManager[Pool]]
+OpenPool = Callable[[Workload, Place], AbstractContextManager[Pool]]
 """Opens a pool of replicas for a workload and a result store."""
 
 
 class _Driver:
     """One driver's time with a run that it holds the lease of."""
 
-    def __init__(self, run: Path, plan: Plan, subscribers: Sequence[Subscriber]) -> None:
+    def __init__(self, run: Place, plan: Plan, subscribers: Sequence[Subscriber]) -> None:
         self.run = run
         self.plan = plan
         self._subscribers = subscribers
@@ -52,27 +52,38 @@ class _Driver:
         began = time.monotonic()
         self._tell(DriverStarted(f"{socket.gethostname()}:{os.getpid()}"))
         ledger = Ledger(self.run / "ledger")
-        committed, done = bytearray(len(self.plan.units)), Totals()
-        for receipt in ledger.receipts():
-            committed[self.plan.units.number(UnitKey.parse(receipt.key))] = 1
-            done += UnitCommitted.of(receipt).totals
-        pending = committed.count(0)
-        self._disturbed = done.units > 0
-        if pending:
-            with open_pool(self.plan.workload, self.run / STORE) as pool, ledger.append() as log:
-                self._tell_start(done, pool.replicas)
-                # Fewer units than replicas: cut the parts axis, so that all have work.
-                shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
-                with self._alarm.watching():
-                    for receipt in pool.run(self._units(committed, shares), self._tell_disturbed):
-                        log.commit(receipt)
-                        self._tell(UnitCommitted.of(receipt))
-        if self._disturbed:
-            check_shards(self.run)
-        finalise(self.run, self.plan)
+        # First of all: from here on, no earlier driver can commit anything.
+        with ledger.append(self._tell_committed) as log:
+            committed, done = bytearray(len(self.plan.units)), Totals()
+            for receipt in ledger.receipts():
+                committed[self.plan.units.number(UnitKey.parse(receipt.key))] = 1
+                done += UnitCommitted.of(receipt).totals
+            self._disturbed = done.units > 0
+            if 0 in committed:
+                self._compute(open_pool, committed, done, log)
+            if self._disturbed:
+                check_shards(self.run)
+            finalise(self.run, self.plan, log.check)
         objects = read_status(self.run).objects
         seconds = round(time.monotonic() - began, 3)
         self._tell(RunFinished(objects["total"], objects["quarantined"], seconds))
+
+    def _compute(
+        self, open_pool: OpenPool, committed: bytearray, done: Totals, log: LedgerWriter
+    ) -> None:
+        pending = committed.count(0)
+        with open_pool(self.plan.workload, self.run / STORE) as pool:
+            self._tell_start(done, pool.replicas)
+            # Fewer units than replicas: cut the parts axis, so that all have work.
+            shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
+            with self._alarm.watching():
+                for receipt in pool.run(self._units(committed, shares), self._tell_disturbed):
+                    log.commit(receipt)
+            # Until all is durable: whoever listens may need the pool.
+            log.check()
+
+    def _tell_committed(self, receipt: Receipt) -> None:
+        self._tell(UnitCommitted.of(receipt))
 
     def _units(self, committed: bytearray, shares: int) -> Iterator[WorkUnit]:
         # Read lazily, so `committed` is what it was at the start: a unit is handed out once.
@@ -92,12 +103,12 @@ class _Driver:
         self._tell(event)
 
     def _tell(self, event: Event) -> None:
-        # The alarm tells from a thread of its own.
+        # The alarm tells from a thread of its own, as does a ledger on S3.
         with self._one_at_a_time:
             announce(event, (*self._subscribers, self._alarm))
 
 
-def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] = ()) -> Path:
+def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] = ()) -> Place:
     """Run a plan to the end, or the rest of it if its folder holds part of it already.
 
     A complete run is left exactly as it is.
@@ -113,7 +124,7 @@ def execute(plan: Plan, open_pool: OpenPool, subscribers: Sequence[Subscriber] =
     RunBusyError
         If another driver works on it.
     """
-    run = Path(plan.job.output)
+    run = open_place(plan.job.output)
     if (run / MANIFEST).exists():
         manifest = check_same(run, plan.job, plan.digests, plan.device)
         if manifest.get("results_digest"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from attribution.targets import target_names
-from cluster.durable import sync_tree, write_file
 from cluster.ledger import Ledger
+from cluster.place import Place, clear, local_folder, write_at
 from cluster.provenance import versions
 from cluster.store import create_array
 from cluster.unit import ObjectFailure, Receipt, UnitKey
@@ -26,7 +25,7 @@ from ..products import consolidate
 from ..specs.jobs import AttributionJob, JobSpec
 from ..specs.load import dump_job, make_job
 from ..specs.plain_yaml import parse_yaml
-from .catalogue import COMPLETE, QUARANTINED, write_catalogue
+from .catalogue import COMPLETE, PENDING, QUARANTINED, write_catalogue, write_status
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest, utc_now
 
@@ -34,7 +33,7 @@ _STATUS_CHUNK = 1 << 20
 _DIGEST = hashlib.sha256().digest_size
 
 
-def create_run(run: Path, plan: Plan) -> None:
+def create_run(run: Place, plan: Plan) -> None:
     """Write everything that is known before the work: the manifest comes last and makes it a run.
 
     Raises
@@ -43,11 +42,10 @@ def create_run(run: Path, plan: Plan) -> None:
         If the folder holds something else.
     """
     check_vacant(run)
-    run.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(run / STORE, ignore_errors=True)
-    write_file(run / "job.yaml", dump_job(plan.job).encode())
-    _write_template(run / STORE, plan)
-    sync_tree(run / STORE)
+    clear(run / STORE)
+    write_at(run / "job.yaml", dump_job(plan.job).encode())
+    with local_folder(run / STORE) as folder:
+        _write_template(folder, plan)
     manifest = {
         "kind": plan.job.kind,
         "name": plan.job.name,
@@ -64,13 +62,13 @@ def create_run(run: Path, plan: Plan) -> None:
     write_manifest(run, manifest)
 
 
-def write_manifest(run: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(run: Place, manifest: Mapping[str, Any]) -> None:
     """Write a run's manifest, whole or not at all."""
-    write_file(run / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_at(run / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def check_same(
-    run: Path, job: JobSpec, digests: Mapping[str, str], device: str = "cpu"
+    run: Place, job: JobSpec, digests: Mapping[str, str], device: str = "cpu"
 ) -> dict[str, Any]:
     """Compare a run with what shall go on in its folder, and return the run's manifest.
 
@@ -93,17 +91,23 @@ def check_same(
     )
 
 
-def stored_job(run: Path) -> JobSpec:
+def stored_job(run: Place) -> JobSpec:
     """Read the resolved spec of a run."""
     read_manifest(run)
     text = (run / "job.yaml").read_text(encoding="utf-8")
     where = str(run / "job.yaml")
-    job = make_job(parse_yaml(text, where), where, run)
+    job = make_job(parse_yaml(text, where), where, Path("/"))  # its paths are absolute
     return job.model_copy(update={"output": str(run)})
 
 
-def finalise(run: Path, plan: Plan) -> str:
+def finalise(run: Place, plan: Plan, check: Callable[[], None]) -> str:
     """Write what spans units, the manifest last, and return the digest over all results.
+
+    Parameters
+    ----------
+    run : the run folder
+    plan : what is in it
+    check : raises an error if another driver has taken over the run
 
     Raises
     ------
@@ -124,11 +128,12 @@ def finalise(run: Path, plan: Plan) -> str:
     if missing:
         raise RefusedError(f"{run}: {missing} of {len(plan.units)} units are missing; resume it")
     failures.sort(key=lambda failure: failure.index)
-    _write_status(run / STORE, plan.units.objects, failures)
-    write_file(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
-    consolidate(zarr.open_group(run / STORE))
-    sync_tree(run / STORE)
+    status = np.full(plan.units.objects, COMPLETE, dtype=np.uint8)
+    status[[failure.index for failure in failures]] = QUARANTINED
+    write_status(run / STORE, status)
+    write_at(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
     digest = hashlib.sha256(digests).hexdigest()
+    check()
     ended = {"passes": passes, "results_digest": digest, "finished": utc_now()}
     write_manifest(run, {**read_manifest(run), **ended})
     return digest
@@ -154,8 +159,10 @@ def _write_template(store: Path, plan: Plan) -> None:
         attributes={"long_name": "0 pending, 1 complete, 2 quarantined"},
         config={"write_empty_chunks": True},
     )
-    for failure in plan.failures:
-        status[failure.index] = QUARANTINED
+    values = np.full(plan.units.objects, PENDING, dtype=np.uint8)
+    values[[failure.index for failure in plan.failures]] = QUARANTINED
+    status[:] = values
+    consolidate(root)
 
 
 def _write_coordinates(root: zarr.Group, job: AttributionJob) -> None:
@@ -183,13 +190,6 @@ def _write_names(root: zarr.Group, path: str, names: Iterable[str]) -> None:
     array[:] = values
 
 
-def _write_status(store: Path, objects: int, failures: list[ObjectFailure]) -> None:
-    status = zarr.open_array(store / "status", mode="r+")
-    values = np.full(objects, COMPLETE, dtype=np.uint8)
-    values[[failure.index for failure in failures]] = QUARANTINED
-    status[:] = values
-
-
 def _with_units(failures: list[ObjectFailure], plan: Plan) -> Iterable[tuple[str, ObjectFailure]]:
     by_plan = {failure.index for failure in plan.failures}
     for failure in failures:
@@ -202,7 +202,7 @@ def _receipt_digest(receipt: Receipt) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _spec_changes(run: Path, job: JobSpec) -> list[str]:
+def _spec_changes(run: Place, job: JobSpec) -> list[str]:
     before, after = stored_job(run).identity(), job.identity()
     return [
         f"{path}: {before.get(path, 'absent')} -> {after.get(path, 'absent')}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from cluster.place import Place
 
 HISTORY = "history.csv"
 """One row per epoch that is done; written anew, whole, after each."""
 
 
-def epochs_done(run: Path) -> int:
+def epochs_done(run: Place) -> int:
     """Count the epochs that are done, from the run folder alone."""
     try:
         rows = (run / HISTORY).read_text(encoding="utf-8").splitlines()

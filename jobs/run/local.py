@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.events import Subscriber
 from cluster.metrics import RayMetrics
+from cluster.place import Place
 from cluster.pool import Pool
 from cluster.workload import Workload
 
@@ -57,11 +58,11 @@ def embedded_replicas(plan: Plan) -> range:
     return range(least, max(least, min(most, cpus), 1) + 1) if least < most else plan.replicas
 
 
-def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber] = ()) -> Path:
+def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber] = ()) -> Place:
     """Run a plan to the end on Ray; parameters and errors as of `execute`."""
 
     @contextmanager
-    def open_pool(workload: Workload, store: Path) -> Iterator[Pool]:
+    def open_pool(workload: Workload, store: Place) -> Iterator[Pool]:
         # Ray is slow to import, and a complete or refused run needs none.
         from cluster.ray_cluster import ray_cluster  # noqa: PLC0415
         from cluster.ray_pool import RayPool  # noqa: PLC0415

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cluster.place import Place, open_place
+from cluster.reading import zarr_store
 
 from ..errors import RefusedError
 from .status import QUARANTINE, STORE, Status, read_status
@@ -22,7 +25,7 @@ class Run:
     folder : the run folder
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     def __repr__(self) -> str:
@@ -63,10 +66,10 @@ class Run:
         path = self.folder / QUARANTINE
         if not path.exists():
             raise RefusedError(f"{path}: not there before the run is complete; resume the run")
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Place) -> Run:
     """Open a run folder for reading.
 
     Raises
@@ -74,14 +77,14 @@ def open_run(folder: str | Path) -> Run:
     RefusedError
         If there is no run in this folder.
     """
-    run = Run(Path(folder).absolute())
+    run = Run(open_place(str(folder)))
     run.status()
     return run
 
 
-def _open_tree(store: Path, cure: str) -> xr.DataTree:
+def _open_tree(store: Place, cure: str) -> xr.DataTree:
     import xarray as xr  # noqa: PLC0415 - the command line needs none
 
     if not store.exists():
         raise RefusedError(f"{store}: does not exist; {cure}")
-    return xr.open_datatree(store, engine="zarr", chunks=None)
+    return xr.open_datatree(zarr_store(store), engine="zarr", chunks=None)

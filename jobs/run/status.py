@@ -6,11 +6,12 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from cluster.events import Totals, UnitCommitted
-from cluster.ledger import Lease, Ledger
+from cluster.lease import lease_of
+from cluster.ledger import Ledger
+from cluster.place import Place
 
 from ..errors import RefusedError
 from .events import History
@@ -65,7 +66,7 @@ class Status:
         return ", ".join(parts)
 
 
-def read_manifest(run: Path) -> dict[str, Any]:
+def read_manifest(run: Place) -> dict[str, Any]:
     """Read a run's manifest.
 
     Raises
@@ -86,7 +87,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_vacant(run: Path, ours: Collection[str] = BEGINNING) -> None:
+def check_vacant(run: Place, ours: Collection[str] = BEGINNING) -> None:
     """Refuse a folder that holds something else than a run, or the beginning of one.
 
     Parameters
@@ -107,7 +108,7 @@ def check_vacant(run: Path, ours: Collection[str] = BEGINNING) -> None:
             )
 
 
-def read_status(run: Path, *, keys: bool = False, now: datetime | None = None) -> Status:
+def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) -> Status:
     """Tell how far a run is, from its folder alone.
 
     Parameters
@@ -167,10 +168,10 @@ def read_status(run: Path, *, keys: bool = False, now: datetime | None = None) -
     )
 
 
-def _state(run: Path, manifest: dict[str, Any], history: History) -> str:
+def _state(run: Place, manifest: dict[str, Any], history: History) -> str:
     if manifest.get("results_digest"):
         return "complete"
-    if Lease(run / "ledger").held():
+    if lease_of(run / "ledger").held():
         return "running"
     if not history.latest:
         return "planned"

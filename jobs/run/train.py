@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cluster.durable import write_file
 from cluster.errors import OccultaError
 from cluster.events import EpochEnded, RunFinished, RunStarted, Subscriber, Totals, announce
+from cluster.place import open_place
 from cluster.provenance import code_digest, versions
 from cluster.unit import ObjectFailure
 from training.checkpoints import NetworkCard, save_card, save_weights
@@ -63,7 +64,7 @@ def train(job: TrainingJob, subscribers: Sequence[Subscriber] = ()) -> Path:
     TrainingFailedError
         If the loss is not finite.
     """
-    run = Path(job.output)
+    run = _local(job)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     digests = {"spec": job.digest(), "survey": survey.digest(), "code": code_digest()}
     check_vacant(run, _OURS)
@@ -88,7 +89,7 @@ def plan_training(job: TrainingJob) -> dict[str, Any]:
     RefusedError
         As of `train`.
     """
-    check_vacant(Path(job.output), _OURS)
+    check_vacant(_local(job), _OURS)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     rows = _labelled_rows(job, survey.catalogue)
     network = _build(job, survey.image_shape[0])
@@ -101,6 +102,16 @@ def plan_training(job: TrainingJob) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "epochs": job.fit.epochs,
     }
+
+
+def _local(job: TrainingJob) -> Path:
+    run = open_place(job.output)
+    if isinstance(run, Path):
+        return run
+    raise RefusedError(
+        f"output: {run}: a training job writes to a folder of this machine; give one, and copy the "
+        "weights when it is done"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import zarr
 
 from cluster.errors import VerificationError
-from cluster.ledger import Lease, Ledger
+from cluster.lease import lease_of
+from cluster.ledger import Ledger
+from cluster.place import Place
+from cluster.reading import zarr_store
+from cluster.remote import S3Path
 from cluster.unit import Receipt, ShardReceipt, UnitKey
 
-from .catalogue import PENDING, QUARANTINED
+from .catalogue import PENDING, QUARANTINED, write_status
 from .folder import write_manifest
 from .status import STORE, read_manifest
 from .train import WEIGHTS
@@ -51,7 +54,7 @@ class Verification:
     """Units with a damaged shard."""
 
 
-def verify_run(run: Path) -> Verification:
+def verify_run(run: Place) -> Verification:
     """Hash every committed shard of a run again, from its folder alone.
 
     Raises
@@ -71,7 +74,7 @@ def verify_run(run: Path) -> Verification:
     return Verification(units, shards, tuple(damaged))
 
 
-def check_shards(run: Path) -> None:
+def check_shards(run: Place) -> None:
     """Refuse to call a run complete whose shards are not those that were committed.
 
     A replica that was given up, or whose driver died, may go on for a while. It writes the same
@@ -92,7 +95,7 @@ def check_shards(run: Path) -> None:
         )
 
 
-def repair_run(run: Path, found: Verification) -> None:
+def repair_run(run: Place, found: Verification) -> None:
     """Make damaged units pending again, so that a resume computes them anew.
 
     What is good stays as it is; the run counts as unfinished until it is resumed.
@@ -110,7 +113,7 @@ def repair_run(run: Path, found: Verification) -> None:
             f"{run}: weights can't be made again from the folder; restore {WEIGHTS} from a copy, "
             "or train into a new folder"
         )
-    lease = Lease(run / "ledger")
+    lease = lease_of(run / "ledger")
     lease.acquire()
     try:
         # One step says that the run is not complete, and which units it lacks.
@@ -121,7 +124,7 @@ def repair_run(run: Path, found: Verification) -> None:
         lease.release()
 
 
-def finish_repair(run: Path) -> None:
+def finish_repair(run: Place) -> None:
     """Do the rest of a repair that was begun, if one was; the caller holds the run's lease."""
     manifest = read_manifest(run)
     keys = manifest.pop(_REPAIR, [])
@@ -136,7 +139,7 @@ def finish_repair(run: Path) -> None:
     write_manifest(run, manifest)
 
 
-def _first_damage(store: Path, receipt: Receipt) -> Iterator[Damage]:
+def _first_damage(store: Place, receipt: Receipt) -> Iterator[Damage]:
     for shard in receipt.shards:
         fact = _damage(store, shard)
         if fact:
@@ -144,15 +147,19 @@ def _first_damage(store: Path, receipt: Receipt) -> Iterator[Damage]:
             return
 
 
-def _damage(store: Path, shard: ShardReceipt) -> str:
+def _damage(store: Place, shard: ShardReceipt) -> str:
     """Return what is wrong with a shard; empty if nothing is."""
     try:
         return "" if _sha256(store / shard.path) == shard.sha256 else "changed"
     except FileNotFoundError:
         return "lost"
+    except VerificationError:
+        return "changed"
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Place) -> str:
+    if isinstance(path, S3Path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ):
@@ -160,19 +167,20 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _verify_weights(run: Path, expected: str) -> Verification:
+def _verify_weights(run: Place, expected: str) -> Verification:
     if not expected:
         return Verification(0, 0, ())  # nothing is promised before the end
     fact = _damage(run, ShardReceipt(WEIGHTS, expected, 0))
     return Verification(1, 1, (Damage(WEIGHTS, WEIGHTS, fact),) if fact else ())
 
 
-def _forget_status(store: Path, receipts: list[Receipt]) -> None:
+def _forget_status(store: Place, receipts: list[Receipt]) -> None:
     """Set the status of units back to what the plan gave it."""
-    status = zarr.open_array(store / "status", mode="r+")
+    status = np.array(zarr.open_array(zarr_store(store / "status"), mode="r")[...], np.uint8)
     for receipt in receipts:
         key = UnitKey.parse(receipt.key)
-        rows = np.asarray(status[key.start : key.stop])
+        rows = status[key.start : key.stop]
         by_plan = rows == QUARANTINED
         by_plan[[failure.index - key.start for failure in receipt.failures]] = False
-        status[key.start : key.stop] = np.where(by_plan, QUARANTINED, PENDING).astype(np.uint8)
+        status[key.start : key.stop] = np.where(by_plan, QUARANTINED, PENDING)
+    write_status(store, status)

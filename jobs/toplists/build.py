@@ -19,6 +19,7 @@ from attribution.features import TopResponses
 from attribution.layers import safe_name
 from attribution.receptive_field import input_rectangles
 from attribution.relu_rules import check_relus
+from cluster.place import Place
 
 from ..errors import RefusedError
 from ..maps.aggregate import Progress
@@ -47,24 +48,26 @@ and where all of them are 0."""
 class TopProduct:
     """The strongest responses of a run, and where they were written."""
 
-    path: Path
+    path: Place
     """RUN/top."""
     layers: tuple[str, ...]
     """Names of the layers."""
     k: int
     """Objects per filter."""
-    figures: tuple[Path, ...]
+    figures: tuple[Place, ...]
     """The pictures."""
     note: str
     """Why there are no projections; empty if there are."""
 
     @property
-    def zarr(self) -> Path:
+    def zarr(self) -> Place:
         """The Zarr store, one group per layer."""
         return self.path / "top.zarr"
 
 
-def build_top(run: Path, *, device: str = "cpu", on_progress: Progress | None = None) -> TopProduct:
+def build_top(
+    run: Place, *, device: str = "cpu", on_progress: Progress | None = None
+) -> TopProduct:
     """Find what each filter of a run responds to most strongly, and write it to RUN/top.
 
     Parameters
@@ -103,7 +106,7 @@ class _Work:
     """Why deconvnet is not defined; empty if it is."""
 
     @classmethod
-    def of(cls, run: Path, device: str) -> _Work:
+    def of(cls, run: Place, device: str) -> _Work:
         source = open_source(run)
         if not source.finished:
             raise RefusedError(f"{run}: the run is not finished; finish it: occulta resume {run}")

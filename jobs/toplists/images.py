@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from cluster.place import Place
 
 from ..errors import RefusedError
 from ..run.catalogue import StoredCatalogue
@@ -31,7 +32,7 @@ class ObjectImages:
     """
 
     def __init__(
-        self, run: Path, job: AttributionJob, bands: int, rows: NDArray[np.integer]
+        self, run: Place, job: AttributionJob, bands: int, rows: NDArray[np.integer]
     ) -> None:
         self._rows = np.unique(rows)
         stored = StoredCatalogue(run / STORE)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import or_
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from attribution.partials import Array, Partial
 from attribution.prediction import Prediction
 from attribution.summary import summarise, summary_arrays
 from attribution.targets import NO_TARGET, TargetRequest
+from cluster.place import Place
 from cluster.unit import ObjectFailure, UnitKey, WorkUnit
 from cluster.workload import UnitResult
 
@@ -39,7 +39,7 @@ class AttributionWorkload:
     """A resolved attribution job and where its run is."""
 
     job: AttributionJob
-    store: Path
+    store: Place
     """The result store, whose catalogue the replicas read."""
     cutout_shape: tuple[int, int, int]
     """Bands, height and width of every cutout as the survey has it."""
