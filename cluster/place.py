@@ -6,6 +6,7 @@ way; the rest is here.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from .remote import SCHEME, S3Path, remove
 
 Place: TypeAlias = Path | S3Path
 
+_NAME = re.compile(r"[A-Za-z0-9._=/-]+")
 _AT_ONCE = 16
 """Objects that are sent at the same time."""
 
@@ -36,8 +38,11 @@ def open_place(text: str | Place) -> Place:
         return text
     if text.startswith(SCHEME):
         place = S3Path(text)
-        if not place.bucket or not place.key:
-            raise OccultaError(f"{text}: names no place in a bucket; write s3://bucket/prefix")
+        if not _NAME.fullmatch(place.bucket) or not _NAME.fullmatch(place.key):
+            raise OccultaError(
+                f"{text}: names no place in a bucket; write s3://bucket/prefix, "
+                "of letters, digits, and ._=-/"
+            )
         return place
     if "://" in text:
         raise OccultaError(f"{text}: is no place for a run; give a folder or s3://bucket/prefix")

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,12 +29,13 @@ SCHEME = "s3://"
 _RETRY_SECONDS = "OCCULTA_STORAGE_SECONDS"
 """Variable: for how long a request that fails is tried again."""
 _PATIENCE = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _DAMAGE_PAUSE = 0.05, 5.0, 0.5
 _REQUEST = timedelta(seconds=30)
 """How long one request may take."""
 _SHA256 = "sha256"
 """Under this name each object carries the digest of its content."""
-_DAMAGED_REPLIES = 10
+_REFUSED = re.compile(r"status code: 40[13]\b")
+_DAMAGED_REPLIES = 8
 """After which it is the object that is damaged, not what is between."""
 _MANY = 1000
 """Objects that one request lists or deletes."""
@@ -297,17 +299,13 @@ def _persist(place: str, request: Callable[[], T]) -> T:
         except FileNotFoundError as error:
             _check_bucket(place, error)
             raise FileNotFoundError(errno.ENOENT, "no such object", place) from error
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise StorageError(
-                f"{place}: the server refuses the credentials ({_first_line(error)}); mend the "
-                "access or the AWS_* variables, and run again"
-            ) from error
         except OccultaError:
             raise
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             raise FileExistsError(errno.EEXIST, "the object exists", place) from error
         except (exceptions.BaseError, DamagedReplyError, OSError) as error:
             _check_bucket(place, error)
+            _check_access(place, error)
             damaged += isinstance(error, DamagedReplyError)
             if damaged == _DAMAGED_REPLIES:
                 raise VerificationError(
@@ -320,7 +318,16 @@ def _persist(place: str, request: Callable[[], T]) -> T:
                     "check AWS_ENDPOINT_URL and the network, and run again"
                 ) from error
         time.sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _DAMAGE_PAUSE if damaged else _LONGEST_PAUSE)
+
+
+def _check_access(place: str, error: Exception) -> None:
+    # A refused list is no PermissionDeniedError, as a refused read is (obstore 0.12).
+    if _REFUSED.search(str(error).partition("\n")[0]):
+        raise StorageError(
+            f"{place}: the server refuses the credentials ({_first_line(error)}); mend the access "
+            "or the AWS_* variables, and run again"
+        ) from error
 
 
 def _check_bucket(place: str, error: Exception) -> None:
