@@ -116,11 +116,11 @@ def test_6_a_damaged_ledger_line_is_named(folder, tmp_path, command):
     shutil.copytree(folder / "why", run)
     (segment,) = run.glob("ledger/*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
-    lines[0] = lines[0].replace(b'"key"', b'"key')
+    lines[1] = lines[1].replace(b'"key"', b'"key')
     segment.write_bytes(b"".join(lines))
     line = complaint(occulta(command, "run", cwd=tmp_path), 6)
     assert str(segment) in line
-    assert "line 1" in line
+    assert "line 2" in line
 
 
 def test_7_an_output_that_can_not_be_made(folder):
