@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,24 @@ def new_folder(place: Place) -> Iterator[Path]:
         remove([path for path in older if path not in sent])
         return
     fresh = place.with_name(f".{place.name}-{os.getpid()}")
+    previous = place.with_name(f"{fresh.name}-previous")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         yield fresh
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            place.replace(previous)  # whole: a kill while it is deleted must not leave half of it
         fresh.replace(place)
     except OSError as error:
+        if previous.exists() and not place.exists():
+            previous.replace(place)
         raise StorageError(
             f"{place}: can't be made ({error}); make the survey readable and the run folder "
             "writable, then run the same command"
         ) from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for rest in (fresh, previous):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_array(
