@@ -5,6 +5,7 @@ Whoever reaches a cluster without a token can run any program on it (CVE-2023-48
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -111,7 +112,7 @@ def _ask_dashboard(address: str, token: str | None) -> bool:
             f"{address} answers {error.code}, as no Ray dashboard does: give the address of the "
             "head, with the port of its dashboard (8265) or control service (6379)"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = one_line(str(getattr(error, "reason", error)))
         raise ClusterLostError(
             f"no Ray dashboard answers at {address}: {reason}; check the address and that the "

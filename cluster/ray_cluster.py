@@ -94,7 +94,7 @@ def _connect(folder: Path, address: str) -> None:
             "10.0.0.7:6379"
         )
     _check_reachable(address)
-    _authenticate("token" if check_access(address) else "disabled")
+    authenticate("token" if check_access(address) else "disabled")
     _init(folder, address=address)
 
 
@@ -108,21 +108,21 @@ def _private_token(path: Path) -> Iterator[None]:
     """Have Ray use a token that the environment gives, or else one that only this process knows."""
     if any(os.environ.get(name) for name in _TOKEN_VARIABLES):
         find_token()  # which also closes its file
-        _authenticate("token")
+        authenticate("token")
         yield
         return
     path.touch(mode=0o600)
     path.write_text(_TOKEN)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-    _authenticate("token")
+    authenticate("token")
     try:
         yield
     finally:
         del os.environ["RAY_AUTH_TOKEN_PATH"]
-        _authenticate("token")
+        authenticate("token")
 
 
-def _authenticate(mode: str) -> None:
+def authenticate(mode: str) -> None:
     """Have Ray read mode and token again: it keeps what it found when it was imported."""
     os.environ["RAY_AUTH_MODE"] = mode
     Config.initialize("")

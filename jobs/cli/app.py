@@ -49,6 +49,20 @@ Out = Annotated[
 Address = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster.")]
 
 
+def _accept_open(accepted: bool) -> bool:
+    if accepted:
+        os.environ["OCCULTA_INSECURE"] = "1"
+    return accepted
+
+
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure", callback=_accept_open, help="Accept a cluster that asks for no token."
+    ),
+]
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -133,6 +147,7 @@ def run(
     out: Out = None,
     address: Address = None,
     changes: Changes = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same file and folder again resume it."""
@@ -160,6 +175,7 @@ def simulate(
     out: Out = None,
     address: Address = None,
     changes: Changes = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Run a job of kind simulation."""
@@ -178,7 +194,12 @@ def train(
 
 
 @app.command()
-def resume(run_folder: RunFolder, address: Address = None, as_json: Json = False) -> None:
+def resume(
+    run_folder: RunFolder,
+    address: Address = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
     """Continue a run from its folder alone."""
     from ..run.folder import stored_job
 
