@@ -18,17 +18,28 @@ from ..plan import Plan
 from .execute import execute
 
 
-def available_cpus() -> int:
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Count the CPUs that this process may use: affinity, the cgroup's quota and Slurm's."""
     counts = [len(os.sched_getaffinity(0))]
     if (slurm := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         counts.append(int(slurm))
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        allowed, _, period = quota.read_text().partition(" ")
-        if allowed != "max":
-            counts.append(max(1, int(allowed) // int(period)))
+    quota, period = _cpu_quota(cgroup)
+    if quota > 0:
+        counts.append(max(1, quota // period))
     return min(counts)
+
+
+def _cpu_quota(cgroup: Path) -> tuple[int, int]:
+    """Return how long this container may compute in each period; -1 where nothing limits it."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return -1, 1
+    return (-1, 1) if quota == "max" else (int(quota), int(period))
 
 
 def cluster_gpus(address: str | None) -> int:
