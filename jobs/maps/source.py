@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from cluster.errors import StorageError, VerificationError
 from cluster.ledger import Ledger
 from cluster.place import Place
 from cluster.reading import zarr_store
+from cluster.remote import S3Path
 from cluster.unit import UnitKey
 
 from ..errors import RefusedError
@@ -37,6 +39,8 @@ MIN_BLOCKS = 32
 """Blocks that a survey is cut into at least, as far as it has that many shards."""
 MAX_BLOCK = 65536
 """Objects of a block at most, unless a shard is larger: scalars of a block are held at once."""
+_READS_OVER_A_NETWORK = 8
+"""How often a part of an object is read before it counts as damaged."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class RunSource:
         """
         array = self.array(name)
         try:
-            return np.asarray(array[(rows, *more)])
+            return self._decoded(array, (rows, *more))
         except OSError as error:
             raise StorageError(
                 f"{self.path / 'results.zarr' / name}: objects {rows.start} to {rows.stop - 1} "
@@ -144,6 +148,13 @@ class RunSource:
             ) from error
         except (ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
             raise self.damage(name, self._first_damaged(name, rows), _one_line(error)) from error
+
+    def _decoded(self, array: zarr.Array[Any], selection: tuple[Any, ...]) -> NDArray[Any]:
+        # A part of an object may be damaged on its way, which only its checksum shows.
+        for _ in range(_READS_OVER_A_NETWORK - 1 if isinstance(self.path, S3Path) else 0):
+            with suppress(ValueError, RuntimeError):
+                return np.asarray(array[selection])
+        return np.asarray(array[selection])
 
     def status(self, rows: slice) -> NDArray[np.uint8]:
         """Return the status of some objects; of an unfinished run, as the ledger has it so far."""

@@ -166,11 +166,11 @@ def test_shards_on_s3_are_those_of_a_folder_over_a_bad_network(endpoint, tmp_pat
             writer = ShardWriter(place, TEMPLATE)
             receipts.append([writer.write(key, block) for key, block in blocks.items()])
         assert receipts[0] == receipts[1]
-        for _ in range(10):
+        for _ in range(3):
             found = [zarr.open_group(zarr_store(place), mode="r") for place in places]
             for path in TEMPLATE:
                 np.testing.assert_array_equal(found[0][path][...], found[1][path][...])
-    assert faults.struck["absent"] > 3
+    assert faults.struck["absent"] > 0
 
 
 def test_many_small_objects_become_few_and_say_the_same(place, monkeypatch):

@@ -16,6 +16,7 @@ from s3_server import ACCESS, BUCKET, Faults, access_to, proxy, s3_server
 from cluster.ledger import Ledger
 from cluster.pool import SerialPool
 from cluster.remote import S3Path
+from jobs.maps.source import open_source
 from jobs.plan import plan_job
 from jobs.run import open_run
 from jobs.run.execute import execute
@@ -107,7 +108,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("faults", FAULTS)
+@pytest.mark.parametrize("faults", ["none", pytest.param("every kind", marks=pytest.mark.slow)])
 def test_a_run_on_s3_has_the_bytes_of_a_local_one(folder, endpoint, faults):
     strikes = Faults(**FAULTS[faults])
     with proxy(endpoint, strikes) as bad, access_to(bad):
@@ -135,6 +136,21 @@ def test_a_damaged_run_is_repaired(folder, endpoint):
         assert read_status(run).units["pending"] == 2
         run_serially(folder, str(run))
         check_same(run, folder / "why")
+
+
+def test_parts_of_shards_that_are_damaged_on_the_way_are_read_again(folder, endpoint, monkeypatch):
+    monkeypatch.setattr("cluster.store._CHUNK_BYTES", 1)  # a shard has several parts
+    faults = Faults(flip=0.1)
+    with access_to(endpoint):
+        run = run_serially(folder, f"s3://{BUCKET}/parts")
+    with proxy(endpoint, faults) as bad, access_to(bad):
+        local, remote = open_source(folder / "why"), open_source(run)
+        for _ in range(3):
+            for row in range(12):
+                rows = slice(row, row + 1)
+                ours, theirs = (each.read("saliency/attribution", rows) for each in (remote, local))
+                np.testing.assert_array_equal(ours, theirs)
+    assert faults.struck["flip"] > 0
 
 
 def test_a_complete_run_is_not_touched_by_a_resume(folder, endpoint):
