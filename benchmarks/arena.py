@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = [sys.executable, "-c", "from jobs.cli import main; main()"]
-UNITS = 24
+UNITS = 48
 _SIMULATION = """
 kind: simulation
 name: survey
@@ -43,7 +43,7 @@ network:
 methods:
   - {method: occlusion, window: 8, stride: 4}
   - {method: integrated_gradients, steps: 8}
-execution: {micro_batch: 4, shard_objects: 4, seed: 3, replicas: 2, gpus_per_replica: 0}
+execution: {micro_batch: 2, shard_objects: 2, seed: 3, replicas: 2, gpus_per_replica: 0}
 output: golden
 """
 

@@ -160,7 +160,7 @@ class Campaign:
     def _damage_at_rest(self, run: Path) -> list[str]:
         files = [path for path in dict.fromkeys(shards(run)) if path.exists()]
         kinds = []
-        for path in self.dice.sample(files, min(len(files), self.dice.randint(1, 4))):
+        for path in self.dice.sample(files, min(len(files), self.dice.randint(1, 6))):
             kind = self.dice.choice([*AT_REST])
             self.records[kind].count += 1
             kinds.append(kind)
@@ -280,10 +280,10 @@ def _another_driver(campaign: Campaign, driver: Driver) -> bool:
 
 
 LIVE: dict[str, tuple[int, Callable[[Campaign, Driver], bool]]] = {
-    "replica killed": (6, _replica_killed),
-    "all replicas killed": (3, _all_replicas_killed),
-    "replica frozen": (3, lambda _, driver: _frozen(driver.replicas()[:1])),
-    "driver frozen": (2, lambda _, driver: _frozen([driver.process.pid])),
+    "replica killed": (12, _replica_killed),
+    "all replicas killed": (5, _all_replicas_killed),
+    "replica frozen": (8, lambda _, driver: _frozen(driver.replicas()[:1])),
+    "driver frozen": (6, lambda _, driver: _frozen([driver.process.pid])),
     "driver killed": (2, _driver_gets(signal.SIGKILL)),
     "driver SIGTERM": (1, _driver_gets(signal.SIGTERM)),
     "driver SIGINT": (1, _driver_gets(signal.SIGINT)),
@@ -291,7 +291,7 @@ LIVE: dict[str, tuple[int, Callable[[Campaign, Driver], bool]]] = {
     "node killed": (1, _server_killed("raylet")),
     "everything killed": (1, _everything_killed),
     "second driver": (1, _another_driver),
-    "disk full": (2, Campaign.fill),
+    "disk full": (1, Campaign.fill),
     "disk read-only": (1, Campaign.make_read_only),
 }
 """How often a fault is picked, and what it does; it tells whether the driver must end of it."""

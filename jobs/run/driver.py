@@ -13,6 +13,7 @@ from cluster.place import Place
 
 from .remote_events import recording
 from .status import EVENTS, MANIFEST
+from .stop import stoppable
 
 _TRACEBACK = 20_000
 """Characters of a traceback that are kept."""
@@ -36,7 +37,8 @@ def driving(run: Place, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[
         with recording(run / EVENTS) as log:
             everyone: Sequence[Subscriber] = (log, *subscribers)
             try:
-                yield everyone
+                with stoppable(run):
+                    yield everyone
             except BaseException as error:
                 # Where the history can't be written either, the error is still the one to tell.
                 with suppress(StorageError):
