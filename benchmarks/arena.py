@@ -155,7 +155,7 @@ class Driver:
             time.sleep(0.05)
         return self.process.poll() is None
 
-    def end(self, seconds: float = 120) -> int:
+    def end(self, seconds: float = 240) -> int:
         """Wait for its end and return the exit code."""
         return self.process.wait(seconds)
 

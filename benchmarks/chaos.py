@@ -126,7 +126,12 @@ class Campaign:
             ends = LIVE[kind][1](self, driver)
             if not ends:
                 continue
-            code = driver.end()
+            try:
+                code = driver.end()
+            except subprocess.TimeoutExpired:
+                self.log.append(f"{driver.run.name}: did not end of: {kind}")
+                kill(driver.process.pid)
+                code = driver.end()
             record = self.records[kind]
             record.exits[code] += 1
             record.orphans += self._orphans(family)

@@ -25,6 +25,7 @@ from .access import check_access, find_token
 from .calls import first_line
 from .errors import ClusterLostError, OccultaError
 from .placement import Node
+from .reaper import reaper
 
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # One for all clusters of this process: Ray's counters keep the token that they began with.
@@ -55,6 +56,7 @@ def ray_cluster(address: str | None, cpus: int, gpus: int = 0) -> Iterator[None]
             if address is None:
                 stack.enter_context(_private_token(folder / "token"))
                 _embed(folder, cpus, gpus)
+                stack.enter_context(reaper(str(folder)))
             else:
                 _connect(folder, address)
         except OccultaError:
