@@ -90,7 +90,7 @@ class RayPool:
             max_restarts=0,
             max_task_retries=0,
         )(_ReplicaActor)
-        self._head = Head(ray.get_runtime_context().gcs_address)
+        self._head = Head(ray.get_runtime_context().gcs_address, _own_node_lives)
         self._actors: dict[int, Any] = {}
         self._opening: dict[Any, int] = {}
         """Replicas that are not ready yet, by the reference to wait for."""
@@ -211,3 +211,8 @@ def _why(error: RayError) -> str:
     # A worker makes the actor as soon as it can import this file.
     last = str(error).rstrip().splitlines()[-1].strip()
     return f"{last}; install the same version of occulta on every node"
+
+
+def _own_node_lives() -> bool:
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
