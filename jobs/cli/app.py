@@ -350,16 +350,6 @@ def status(
 
 
 @app.command()
-def stop(run_folder: RunFolder) -> None:
-    """Stop a run that somebody runs, here or elsewhere; resume goes on with it."""
-    from ..run.stop import stop_run
-
-    place = _place(run_folder)
-    stop_run(place)
-    typer.echo(f"stopped; to go on: occulta resume {place}", err=True)
-
-
-@app.command()
 def verify(
     run_folder: RunFolder,
     repair: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import Changes, Insecure, JobFile, Json, Out, _clean_stdout, _load, app
+from .app import Changes, Insecure, JobFile, Json, Out, _clean_stdout, _load, _place, app
 
 if TYPE_CHECKING:
     from cluster.submission import Submissions
@@ -91,12 +91,29 @@ def logs(
 
 
 @app.command()
-def stop(job_id: JobId, address: ClusterAddress, insecure: Insecure = False) -> None:
-    """Stop a submitted job; what its run has committed stays."""
-    found = _open(address).stop(job_id)
-    typer.echo(f"{found.id}: {found.state}", err=True)
-    if found.run:
-        typer.echo(f"to go on: occulta resume {shlex.quote(found.run)}", err=True)
+def stop(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN|ID", help="A run folder; with --address, a submitted job."),
+    ],
+    address: Annotated[
+        str | None, typer.Option("--address", help="The cluster that the job was submitted to.")
+    ] = None,
+    insecure: Insecure = False,
+) -> None:
+    """Stop a run, wherever its driver is; what it has committed stays."""
+    if address is None:
+        from ..run.stop import stop_run
+
+        run = str(_place(target))
+        stop_run(_place(target))
+        typer.echo(f"{run}: stopped", err=True)
+    else:
+        found = _open(address).stop(target)
+        run = found.run
+        typer.echo(f"{found.id}: {found.state}", err=True)
+    if run:
+        typer.echo(f"to go on: occulta resume {shlex.quote(run)}", err=True)
 
 
 def _open(address: str) -> Submissions:

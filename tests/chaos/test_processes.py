@@ -87,7 +87,7 @@ def test_a_run_that_is_stopped_ends_in_order(arena, run, how, code):
     if how == "stop":
         done = arena.occulta("stop", str(run))
         assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == f"stopped; to go on: occulta resume {run}\n"
+        assert done.stderr == f"{run}: stopped\nto go on: occulta resume {run}\n"
     else:
         kill(driver.process.pid, how=how)
     assert driver.end() == code
