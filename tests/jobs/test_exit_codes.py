@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ class Broken(torch.nn.Module):
         self.head = torch.nn.Linear(1, classes)
 
     def forward(self, x):
-        if x.any():
+        if len(x) > 1:
             raise ArithmeticError("no galaxy pleases me")
         return self.head(x.mean((1, 2, 3))[:, None])
 
@@ -188,7 +189,8 @@ def test_5_a_unit_that_fails_at_every_attempt(folder, tmp_path):
     assert done.returncode == 5, done.stderr
     assert done.stdout == ""
     line = done.stderr.splitlines()[-1]
-    assert "unit 0000000000-0000000002 failed 3 times" in line
+    # Three times, and then twice without any object: so none of them is the cause.
+    assert re.search(r"unit \d{10}-\d{10} failed 5 times", line)
     assert "ArithmeticError: no galaxy pleases me" in line
     assert "Traceback" not in done.stderr
     assert json.loads(occulta("status", out, "--json", cwd=folder).stdout)["state"] == "failed"
@@ -224,6 +226,4 @@ def test_130_and_143_a_stopped_run_is_finished_by_the_same_command(folder, tmp_p
 def test_8_an_address_where_nothing_answers(folder, tmp_path):
     command = ["run", "simulation.yaml", "--out", tmp_path / "run", "--address", "127.0.0.1:1"]
     assert "no Ray cluster answers at 127.0.0.1:1" in complaint(occulta(*command, cwd=folder), 8)
-    assert json.loads(occulta("status", tmp_path / "run", "--json", cwd=folder).stdout)["units"][
-        "pending"
-    ]
+    assert not (tmp_path / "run").exists()
