@@ -323,8 +323,6 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    # A shell that put us into the background made us, and all that we start, deaf to it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="occulta-chaos-") as folder:
         campaign = Campaign(Path(folder), options.faults, options.seed)
