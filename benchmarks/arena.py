@@ -41,7 +41,7 @@ network:
   classes: [smooth, spiral, barred, edge_on]
   preprocess: {stretch: asinh, scale: 0.1}
 methods:
-  - {method: occlusion, window: 8, stride: 4}
+  - {method: occlusion, window: 8, stride: 8}
   - {method: integrated_gradients, steps: 8}
 execution: {micro_batch: 2, shard_objects: 2, seed: 3, replicas: 2, gpus_per_replica: 0}
 output: golden

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.arena import alive, committed_keys, kill
+from benchmarks.arena import alive, committed_keys, kill, shards
 from jobs.run.status import read_status
 
 STOP_SECONDS = 3
@@ -23,8 +23,10 @@ def sound(arena, run):
 def finish(arena, run):
     """Resume a run to its end; units that were committed before are not touched."""
     before = committed_keys(run)
+    kept = {path: path.stat().st_mtime_ns for path in shards(run)}
     assert arena.drive(run).end() == 0
     assert committed_keys(run)[: len(before)] == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     sound(arena, run)
 
 

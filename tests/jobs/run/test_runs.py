@@ -2,12 +2,6 @@
 
 import csv
 import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,51 +237,6 @@ def test_changes_are_refused_by_name(folder):
     save_weights(build("occulta:small_cnn", 4, 3), folder / "other.safetensors")
     with pytest.raises(RefusedError, match="network"):
         run_serially(folder / "attribution.yaml", "network.weights=other.safetensors")
-
-
-def test_killed_driver_resumes_with_the_missing_units_only(folder):
-    output = folder / "killed"
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "run"]
-    command += [str(folder / "attribution.yaml"), "--out", str(output)]
-    command += ["--set", "execution.shard_objects=4", "--set", "execution.replicas=1"]
-    command += ["--set", "methods.3.samples=200", "--json"]
-    driver = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait_for_ledger(output / "ledger")
-        os.kill(driver.pid, signal.SIGKILL)
-    finally:
-        driver.wait(60)
-    state = read_status(output, keys=True)
-    assert state.state == "interrupted"
-    assert 0 < state.units["committed"] < state.units["total"]
-    kept = {
-        shard["path"]: (output / "results.zarr" / shard["path"]).stat().st_mtime_ns
-        for line in _ledger_lines(output)
-        for shard in line["shards"]
-    }
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] == "complete"
-    for path, modified in kept.items():
-        assert (output / "results.zarr" / path).stat().st_mtime_ns == modified, path
-    keys = [line["key"] for line in _ledger_lines(output)]
-    assert sorted(keys) == sorted(set(keys))
-    assert len(keys) == 5
-
-
-def _ledger_lines(run):
-    segments = sorted((run / "ledger").glob("*.jsonl"))
-    lines = [json.loads(line) for path in segments for line in path.read_text().splitlines()]
-    return [line for line in lines if "key" in line]
-
-
-def _wait_for_ledger(ledger, seconds=120):
-    end = time.monotonic() + seconds
-    while not any(b'"key"' in path.read_bytes() for path in ledger.glob("*.jsonl")):
-        assert time.monotonic() < end, "the driver committed nothing"
-        time.sleep(0.02)
 
 
 def test_bad_objects_are_quarantined_and_neighbours_unchanged(folder, tmp_path):
