@@ -108,9 +108,9 @@ class Arena:
             check=False,
         )
 
-    def drive(self, run: Path) -> Driver:
+    def drive(self, run: Path, **environment: str) -> Driver:
         """Begin, or go on with, a run in a process of its own."""
-        return Driver(self.folder, run)
+        return Driver(self.folder, run, environment)
 
     def judge(self, run: Path) -> Verdict:
         """Compare a run with the golden one."""
@@ -138,13 +138,14 @@ class Arena:
 class Driver:
     """A process that drives a run; its output goes to a file."""
 
-    def __init__(self, folder: Path, run: Path) -> None:
+    def __init__(self, folder: Path, run: Path, environment: dict[str, str]) -> None:
         self.run = run
         self.log = folder / f"{run.name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "run", "attribution.yaml", "--out", str(run)],
                 cwd=folder,
+                env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
             )

@@ -14,10 +14,10 @@ import os
 import secrets
 import socket
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from .clock import now
 from .errors import RunBusyError, StorageError
 from .place import Place
 from .remote import S3Path
@@ -150,7 +150,7 @@ class S3Lease:
         if holder is None or _is_dead(holder):
             return False
         try:
-            age = (datetime.now(UTC) - self._place.modified()).total_seconds()
+            age = (now() - self._place.modified()).total_seconds()
         except FileNotFoundError:
             return False
         return age < _LIFE

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cluster.clock import timestamp
 from cluster.errors import StorageError
 from cluster.events import Event
 from cluster.place import Place
@@ -31,8 +31,7 @@ class LineMaker:
 
     def __call__(self, event: Event) -> bytes:
         """Return the line of an event that happens now."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = {"time": now, "event": type(event).__name__, **vars(event)}
+        content = {"time": timestamp(), "event": type(event).__name__, **vars(event)}
         return redact(json.dumps(content, default=vars), self._secrets).encode() + b"\n"
 
 

@@ -13,6 +13,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from attribution.targets import target_names
+from cluster.clock import timestamp
 from cluster.ledger import Ledger
 from cluster.place import Place, clear, local_folder, write_at
 from cluster.provenance import versions
@@ -27,7 +28,7 @@ from ..specs.load import dump_job, make_job
 from ..specs.plain_yaml import parse_yaml
 from .catalogue import COMPLETE, PENDING, QUARANTINED, write_catalogue, write_status
 from .quarantine import BY_PLAN, quarantine_csv
-from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest, utc_now
+from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest
 
 _STATUS_CHUNK = 1 << 20
 _DIGEST = hashlib.sha256().digest_size
@@ -49,7 +50,7 @@ def create_run(run: Place, plan: Plan) -> None:
     manifest = {
         "kind": plan.job.kind,
         "name": plan.job.name,
-        "created": utc_now(),
+        "created": timestamp(),
         "objects": plan.units.objects,
         "units": len(plan.units),
         "unit_objects": plan.units.unit_objects,
@@ -134,7 +135,7 @@ def finalise(run: Place, plan: Plan, check: Callable[[], None]) -> str:
     write_at(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
     digest = hashlib.sha256(digests).hexdigest()
     check()
-    ended = {"passes": passes, "results_digest": digest, "finished": utc_now()}
+    ended = {"passes": passes, "results_digest": digest, "finished": timestamp()}
     write_manifest(run, {**read_manifest(run), **ended})
     return digest
 

@@ -6,8 +6,8 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
+from cluster.clock import now
 from cluster.errors import StorageError
 from cluster.events import Event, Subscriber
 from cluster.place import Place
@@ -60,7 +60,7 @@ class S3EventLog:
     """
 
     def __init__(self, place: S3Path) -> None:
-        began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        began = now().strftime("%Y%m%dT%H%M%S.%f")
         self._stem = f"{began}-{secrets.token_hex(4)}"
         self._place = place
         self._line = LineMaker()

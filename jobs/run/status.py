@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from cluster import clock
 from cluster.events import Totals, UnitCommitted
 from cluster.lease import lease_of
 from cluster.ledger import Ledger
@@ -142,7 +143,7 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
     running = state == "running"
     pace = _Pace(history.session(), "EpochEnded" if training else "UnitCommitted")
     speed = pace.per_second
-    stalled = pace.stalled(now or datetime.now(UTC)) if running and not training else None
+    stalled = pace.stalled(now or clock.now()) if running and not training else None
     left = units - finished if training else objects - done
     return Status(
         run=str(run),
@@ -216,8 +217,3 @@ class _Pace:
 
 def _seconds(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["time"]).timestamp()
-
-
-def utc_now() -> str:
-    """Return the time as ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

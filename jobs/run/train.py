@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cluster.clock import timestamp
 from cluster.durable import write_file
 from cluster.errors import OccultaError
 from cluster.events import EpochEnded, RunFinished, RunStarted, Subscriber, Totals, announce
@@ -33,7 +34,7 @@ from .driver import driving
 from .folder import check_same, write_manifest
 from .history import HISTORY, epochs_done
 from .quarantine import BY_PLAN, quarantine_csv
-from .status import BEGINNING, MANIFEST, QUARANTINE, check_vacant, read_manifest, utc_now
+from .status import BEGINNING, MANIFEST, QUARANTINE, check_vacant, read_manifest
 
 _OURS = {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY}
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -223,7 +224,7 @@ def _create(run: Path, job: TrainingJob, digests: dict[str, str], objects: _Obje
     manifest = {
         "kind": job.kind,
         "name": job.name,
-        "created": utc_now(),
+        "created": timestamp(),
         "objects": objects.total,
         "units": job.fit.epochs,
         "quarantined_by_plan": len(objects.failures),
@@ -271,7 +272,7 @@ def _work(
         "units": len(result.history),
         "metrics": metrics,
         "results_digest": sha256,
-        "finished": utc_now(),
+        "finished": timestamp(),
     }
     write_manifest(run, {**manifest, **end})
     seconds = sum(record.seconds for record in result.history)

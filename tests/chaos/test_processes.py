@@ -3,12 +3,20 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.arena import alive, committed_keys, kill, shards
 from jobs.run.status import read_status
 
+ROOT = Path(__file__).parents[2]
+CLOCK = """
+import time
+real = time.time
+time.time = lambda: real() + {days} * 86400
+"""
+"""What Python imports at its start, in the driver and in its replicas."""
 STOP_SECONDS = 3
 """What we promise; tests allow a busy machine more."""
 
@@ -136,6 +144,21 @@ def test_a_frozen_driver_keeps_its_run_and_others_out(arena, run):
     kill(driver.process.pid, how=signal.SIGCONT)
     assert driver.end() == 0
     sound(arena, run)
+
+
+@pytest.mark.slow
+def test_clocks_may_be_wrong(arena, run, tmp_path):
+    for name, days in (("ahead", 400), ("behind", -400)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sitecustomize.py").write_text(CLOCK.format(days=days))
+    driver = arena.drive(run, PYTHONPATH=f"{tmp_path / 'ahead'}:{ROOT}")
+    assert driver.wait_for(2)
+    kill(driver.process.pid)
+    driver.end()
+    assert arena.drive(run, PYTHONPATH=f"{tmp_path / 'behind'}:{ROOT}").end() == 0
+    sound(arena, run)
+    years = [event["time"][:4] for event in history(run, "DriverStarted")]
+    assert int(years[0]) > int(years[1])
 
 
 def test_nothing_is_stopped_where_nothing_runs(arena):
