@@ -1,9 +1,9 @@
-"""Ends what an embedded cluster leaves behind when its driver is killed. A program of its own.
+"""Ends what an embedded cluster leaves behind when its driver has ended. A program of its own.
 
-Ray's servers notice by themselves that a driver is gone, but some of its agents take a minute. This
-process reads from a pipe whose writing end only the driver has: when that closes before the reaper
-is dismissed, the driver was killed. Then it waits a little, ends the processes of the cluster that
-are left, and removes the cluster's folder.
+Ray's servers notice by themselves that a driver is gone, but some of its agents take a minute, or
+stay for good where a server died before. This process reads from a pipe whose writing end only the
+driver has: when that closes, the driver is done with the cluster, or was killed. Then it waits a
+little, ends the processes of the cluster that are left, and removes the cluster's folder.
 """
 
 from __future__ import annotations
@@ -34,11 +34,9 @@ def reaper(folder: str) -> Iterator[None]:
     watcher = subprocess.Popen(
         [sys.executable, "-I", __file__, folder], stdin=subprocess.PIPE, start_new_session=True
     )
-    try:
+    assert watcher.stdin is not None
+    with watcher.stdin:
         yield
-    finally:
-        watcher.kill()
-        watcher.communicate()
 
 
 def _watch(folder: str) -> None:

@@ -123,6 +123,7 @@ def test_a_cluster_that_is_lost_ends_the_run_with_the_command_to_go_on(arena, ru
     driver = arena.drive(run)
     assert driver.wait_for(2)
     family = driver.family()
+    kill(*driver.replicas(), how=signal.SIGSTOP)  # or they might be done before it is noticed
     kill(driver.server(server))
     assert driver.end(90) == 8
     last = driver.log.read_text().splitlines()[-1]
@@ -131,6 +132,17 @@ def test_a_cluster_that_is_lost_ends_the_run_with_the_command_to_go_on(arena, ru
     assert read_status(run).state == "failed"
     gone(family)
     finish(arena, run)
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_well_without_its_head_leaves_no_process(arena, run):
+    driver = arena.drive(run)
+    assert driver.wait_for(40)
+    family = driver.family()
+    kill(driver.server("gcs_server"))
+    assert driver.end() == 0
+    sound(arena, run)
+    gone(family)
 
 
 @pytest.mark.slow
