@@ -4,7 +4,40 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Where a fit keeps its files: a folder, or whatever the caller has."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, or None if there is none."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file, whole or not at all."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A store in a folder."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, or None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file as `write_whole` does."""
+        write_whole(self.path / name, content)
 
 
 def write_whole(path: Path, content: bytes) -> None:

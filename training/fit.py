@@ -1,28 +1,33 @@
-"""One training run in one process, which can be killed at any moment and called again.
+"""One training run, in one process or a group, which can be killed at any moment and called again.
 
-All that is random in an epoch follows from (seed, epoch), and the state after each epoch is one
-file, written whole. So an interrupted run ends with the same weights as an undisturbed one, bit
-for bit on one kind of CPU with the same number of threads.
+All that is random in a step follows from (seed, epoch, step), and the state after each epoch, and
+within it if asked, is one file, written whole. So an interrupted run ends with the same weights as
+an undisturbed one, bit for bit on one kind of CPU with the same number of threads and processes.
 
-Shapes: N images, C bands, H rows, W columns, K classes.
+Shapes: N images, C bands, H rows, W columns, K outputs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from .augmentation import augment
-from .fit_state import EpochRecord, Examples, FitSettings, FitState, learning_rate_at, rows_of
-from .metrics import accuracy
+from .evaluation import device_of, evaluate, predict_logits, ratio
+from .examples import Examples, Rows, Source
+from .files import Folder, Store
+from .fit_settings import FitSettings
+from .fit_state import CHECKPOINT, EpochRecord, FitState, write_history
+from .losses import objective_of
+from .optimizers import ALL_FREE, Freedom, make_optimizer
+from .processes import Processes
+from .steps import Steps
 
 __all__ = [
     "EpochRecord",
@@ -33,9 +38,6 @@ __all__ = [
     "predict_logits",
 ]
 
-CHECKPOINT = "checkpoint.pt"
-HISTORY = "history.csv"
-
 
 @dataclass(frozen=True)
 class FitResult:
@@ -44,188 +46,158 @@ class FitResult:
     history: tuple[EpochRecord, ...]
     """One record per epoch, in order."""
     best_epoch: int
-    """The epoch of the lowest validation loss, counted from 1."""
+    """The epoch of the best monitored value, counted from 1."""
     stopped_early: bool
-    """Whether the validation loss had not fallen for as long as the settings' patience."""
+    """Whether the monitored value had not got better for as long as the settings' patience."""
+    loss: Mapping[str, Any]
+    """The loss, and what one must know of it to use the outputs, for the network's card."""
 
 
 def fit(
     network: nn.Module,
-    train: Examples,
-    validation: Examples,
+    train: Source,
+    validation: Source,
     settings: FitSettings,
-    folder: Path,
+    store: Store | Path,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    freedom: Freedom = ALL_FREE,
 ) -> FitResult:
-    """Train a network, or continue where an earlier call in the same folder stopped.
+    """Train a network, or continue where an earlier call with the same store stopped.
+
+    Where torch.distributed has a group, every process of it calls this with the same arguments and
+    takes its share of each batch; all end with the same weights, and the first one writes.
 
     Parameters
     ----------
     network
-        On the device that shall train it. A folder with a checkpoint replaces its weights; at the
-        end it holds those of the best epoch and is in evaluation mode.
+        On the device that shall train it. A checkpoint replaces its weights; at the end it holds
+        those of the best epoch and is in evaluation mode.
     train, validation
         Images as the network shall see them, before augmentation.
     settings
         Everything else that decides the result.
-    folder
-        Receives ``checkpoint.pt`` and ``history.csv``, and belongs to this fit alone.
+    store
+        Receives ``checkpoint.pt``, ``history.csv`` and ``history.jsonl``, and belongs to this fit
+        alone; a path is a folder.
     on_epoch
-        Called after each epoch, once its checkpoint is on disk; an exception ends the fit there.
+        Called after each epoch, once its checkpoint is written; an exception ends the fit there.
+    freedom
+        Which parts of the network may change; by default all.
 
     Raises
     ------
     ValueError
-        If the folder holds a fit of other data, settings or another network, or the data is no
-        training data.
+        If the store holds a fit of other data, settings or another network, the data is no
+        training data, or the device doesn't know the precision.
     FloatingPointError
-        If the loss is not finite; the last good epoch is on disk.
+        If the loss or its gradient is not finite; the last good checkpoint is written.
     """
+    store = Folder(store) if isinstance(store, Path) else store
+    processes = Processes.of_group()
     train.check("training", settings.batch_size)
     validation.check("validation", 1)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    objective = objective_of(settings, train.targets(), validation.targets())
+    device = device_of(network)
+    _check_precision(settings, device)
+    freedom.freeze(network)
+    state = FitState.start(
+        network,
+        make_optimizer(network, settings, freedom),
+        torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"),
+        _identity(train, validation, settings, freedom, processes),
     )
-    state = FitState.start(network, optimizer, settings.identity(train, validation))
-    path = folder / CHECKPOINT
-    if path.exists():
-        state.restore(path)
-    else:
+    content = processes.from_first(store.read(CHECKPOINT) if processes.rank == 0 else None)
+    if content is not None:
+        state.restore(content, store)
+    wrapped = processes.wrap(network, device)
+    steps = Steps(state, wrapped, train, settings, objective, freedom, processes)
+    run = _Run(steps, validation, store)
+    if content is None:
         # Also the untrained weights: a fit killed in its first epoch starts from the same ones.
-        state.save(path)
+        run.save()
     while not state.finished(settings):
-        record = _run_epoch(state, train, validation, settings)
-        state.add(record)
-        state.save(path)
-        state.write_history(folder / HISTORY)
+        record = run.epoch()
+        state.add(record, settings)
+        run.save()
+        run.write_history()
         if on_epoch is not None:
             on_epoch(record)
-    state.write_history(folder / HISTORY)
+    run.write_history()
     state.use_best_weights()
     network.eval()
-    return FitResult(tuple(state.history), state.best_epoch, len(state.history) < settings.epochs)
+    early = len(state.history) < settings.epochs
+    return FitResult(tuple(state.history), state.best_epoch, early, objective.card())
 
 
-def predict_logits(
-    network: nn.Module, images: npt.NDArray[np.float32] | Tensor, batch_size: int = 128
-) -> npt.NDArray[np.float32]:
-    """Return the logits (N, K), float32, of images (N, C, H, W), in evaluation mode.
+@dataclass
+class _Run:
+    """A fit in one of its processes."""
 
-    The network's mode is put back afterwards.
-    """
-    device = _device_of(network)
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            parts = [
-                network(rows_of(images, np.arange(first, last)).to(device)).float().cpu()
-                for first, last in _spans(len(images), batch_size)
-            ]
-    finally:
-        network.train(was_training)
-    logits: npt.NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits
+    steps: Steps
+    validation: Source
+    store: Store
 
+    def save(self) -> None:
+        if self.steps.processes.rank == 0:
+            self.steps.state.save(self.store)
 
-def _run_epoch(
-    state: FitState, train: Examples, validation: Examples, settings: FitSettings
-) -> EpochRecord:
-    began = time.perf_counter()
-    epoch = len(state.history) + 1
-    loss, share, rate = _train_epoch(state, train, settings, epoch)
-    validation_loss, validation_share = _evaluate(state.network, validation)
-    return EpochRecord(
-        epoch=epoch,
-        train_loss=loss,
-        validation_loss=validation_loss,
-        train_accuracy=share,
-        validation_accuracy=validation_share,
-        learning_rate=rate,
-        seconds=time.perf_counter() - began,
-    )
+    def write_history(self) -> None:
+        if self.steps.processes.rank == 0:
+            write_history(self.steps.state.history, self.store)
 
+    def epoch(self) -> EpochRecord:
+        """Make an epoch, or the rest of it."""
+        steps, done = self.steps, self.steps.state.progress
+        began = time.perf_counter() - done.seconds
 
-def _train_epoch(
-    state: FitState, train: Examples, settings: FitSettings, epoch: int
-) -> tuple[float, float, float]:
-    """Take one epoch's steps; return mean loss, accuracy on the views seen, last learning rate."""
-    device = _device_of(state.network)
-    batches = _batches(len(train), settings, epoch)
-    views = torch.Generator().manual_seed(_epoch_seed(settings.seed, epoch, purpose=1))
-    loss_sum, hits, rate = 0.0, 0, 0.0
-    state.network.train()
-    accelerators = [device] if device.type != "cpu" else []
-    with torch.random.fork_rng(devices=accelerators, device_type=_forked_type(device)):
-        torch.manual_seed(_epoch_seed(settings.seed, epoch, purpose=2))  # dropout draws from here
-        for step, rows in enumerate(batches):
-            done = (epoch - 1) * len(batches) + step
-            rate = learning_rate_at(settings, done, settings.epochs * len(batches))
-            images, labels = train.take(rows, device)
-            images = augment(images, settings.augmentation, views)
-            loss, logits = _step(state, images, labels, settings, rate)
-            _check_finite(loss, epoch, step, settings)
-            loss_sum += loss * len(rows)
-            hits += int((logits.argmax(1) == labels).sum())
-    return loss_sum / len(train), hits / len(train), rate
+        def checkpoint() -> None:
+            done.seconds = time.perf_counter() - began
+            self.save()
 
-
-def _step(
-    state: FitState, images: Tensor, labels: Tensor, settings: FitSettings, rate: float
-) -> tuple[float, Tensor]:
-    """Move the weights once, unless the loss is not finite; return the loss and the logits."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    logits = state.network(images)
-    loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    value = float(loss.detach())
-    if np.isfinite(value):
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-    return value, logits.detach()
-
-
-def _check_finite(loss: float, epoch: int, step: int, settings: FitSettings) -> None:
-    if not np.isfinite(loss):
-        raise FloatingPointError(
-            f"training: the loss is {loss} at epoch {epoch}, step {step + 1}; lower "
-            f"learning_rate (now {settings.learning_rate:g}) or look for non-finite images"
+        rate = steps.run(checkpoint)
+        steps.processes.align_buffers(steps.state.network)
+        loss, score = self._evaluate(self.validation, np.arange(len(self.validation)))
+        still, _ = self._evaluate(steps.train, steps.still_rows())
+        return EpochRecord(
+            epoch=steps.epoch,
+            train_loss=done.loss / len(steps.train),
+            validation_loss=loss,
+            train_accuracy=ratio(done.hits, done.tries),
+            validation_accuracy=score,
+            still_train_loss=still,
+            gap=loss - still,
+            gradient_norm=done.gradient_norm / done.step,
+            learning_rate=rate,
+            seconds=time.perf_counter() - began,
         )
 
-
-def _evaluate(network: nn.Module, examples: Examples) -> tuple[float, float]:
-    """Return mean cross entropy and accuracy, without augmentation or dropout."""
-    logits = torch.from_numpy(predict_logits(network, examples.images))
-    labels = rows_of(examples.labels, np.arange(len(examples))).long().cpu()
-    loss = float(functional.cross_entropy(logits, labels))
-    return loss, accuracy(labels.numpy(), logits.argmax(1).numpy())
+    def _evaluate(self, source: Source, rows: Rows) -> tuple[float, float]:
+        steps = self.steps
+        return evaluate(steps.state.network, source, rows, steps.objective, steps.processes)
 
 
-def _batches(count: int, settings: FitSettings, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """Shuffle rows and cut them into nearly equal batches.
-
-    Equal ones, because batch norm can't train on the single object that may be left over.
-    """
-    seed = _epoch_seed(settings.seed, epoch, purpose=0)
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(count)
-    return np.array_split(order, -(-count // settings.batch_size))
-
-
-def _epoch_seed(seed: int, epoch: int, purpose: int) -> int:
-    """Return a seed for one purpose (0 order, 1 views, 2 dropout) in one epoch."""
-    words = np.random.SeedSequence([seed, epoch, purpose]).generate_state(2, np.uint32)
-    return int(words[0]) << 31 | int(words[1]) >> 1
-
-
-def _spans(count: int, length: int) -> list[tuple[int, int]]:
-    return [(first, min(first + length, count)) for first in range(0, count, length)]
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+def _identity(
+    train: Source,
+    validation: Source,
+    settings: FitSettings,
+    freedom: Freedom,
+    processes: Processes,
+) -> dict[str, str]:
+    """Return what a continued fit must agree on, by name."""
+    named = {name: repr(value) for name, value in asdict(settings).items()}
+    # How often a fit saves its state changes nothing of it.
+    del named["checkpoint_steps"]
+    return {
+        **named,
+        "training set": train.digest(),
+        "validation set": validation.digest(),
+        "freedom": repr((sorted(freedom.rates.items()), sorted(freedom.resting))),
+        "number of processes": str(processes.count),
+    }
 
 
-def _forked_type(device: torch.device) -> str:
-    """Return the device type that fork_rng saves beside the CPU; without devices any will do."""
-    return "cuda" if device.type == "cpu" else device.type
+def _check_precision(settings: FitSettings, device: torch.device) -> None:
+    if settings.precision == "float16" and device.type == "cpu":
+        raise ValueError(
+            "fit settings: precision = 'float16' needs a GPU; use bfloat16 or float32 on the CPU"
+        )

@@ -21,7 +21,8 @@ from cluster.place import open_place
 from cluster.provenance import code_digest, versions
 from cluster.unit import ObjectFailure
 from training.checkpoints import NetworkCard, save_card, save_weights
-from training.fit import CHECKPOINT, EpochRecord, Examples, FitResult, fit, predict_logits
+from training.fit import EpochRecord, Examples, FitResult, fit, predict_logits
+from training.fit_state import CHECKPOINT, HISTORY_LINES
 from training.metrics import accuracy, confusion_matrix, per_class_recall
 from training.networks import build
 from training.splits import split
@@ -36,7 +37,7 @@ from .history import HISTORY, epochs_done
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import BEGINNING, MANIFEST, QUARANTINE, check_vacant, read_manifest
 
-_OURS = {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY}
+_OURS = {*BEGINNING, QUARANTINE, CHECKPOINT, HISTORY, HISTORY_LINES}
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 _BLOCK = 512

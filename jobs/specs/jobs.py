@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attribution.explain import Request
-from training.fit_state import FitSettings
+from training.fit_settings import FitSettings
 from training.shortcut import Shortcut
 from training.surveys import SURVEYS
 
