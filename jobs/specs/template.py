@@ -113,17 +113,31 @@ test: 0.15                     # share of every class that judges the network at
 fit:
   epochs: 8                    # most passes over the training set
   batch_size: 32
-  learning_rate: 3e-3          # the highest rate of AdamW
-  weight_decay: 1e-2
-  schedule: one_cycle          # one_cycle | cosine | constant
-  patience: 5                  # epochs without a lower validation loss before it stops
+  loss: cross_entropy          # | multinomial | dirichlet_multinomial | mean_squared_error
+  class_weights: none          # balanced, or a list: one weight for each class
   label_smoothing: 0.0
+  questions: []                # of votes: how many answers each question has
+  optimizer: adamw             # adamw | sgd
+  learning_rate: 3e-3          # the highest rate
+  momentum: 0.9                # of sgd
+  weight_decay: 1e-2           # not of biases and norm layers
+  schedule: one_cycle          # one_cycle | cosine | constant | step
+  warm_up: null                # share of the steps; by default 0.3 for one_cycle, 0 for others
+  max_gradient_norm: null      # longer gradients are cut; by default none are
+  precision: float32           # float32 | bfloat16 | float16
+  patience: 5                  # epochs without a better value before it stops
+  monitor: validation_loss     # validation_loss | validation_accuracy
+  gap_objects: 512             # training objects that are evaluated like the validation set
+  checkpoint_steps: 0          # steps between checkpoints within an epoch; 0: at its end alone
   augmentation:                # random views of the training images
     rotation: 360.0            # degrees; 360 is any angle
     shift: 4.0                 # pixels, either way along each axis
     zoom: 1.3                  # from 1 / zoom to zoom
     flip: true                 # mirror half of the images
-    share: 0.7                 # probability that an image is moved at all
+    blur: [0.0, 0.0]           # least and greatest FWHM of a PSF, pixels
+    brightness: 0.0            # standard deviation of what is added to all pixels
+    noise: 0.0                 # highest standard deviation of white noise
+    share: 0.7                 # probability that an image is changed at all
     border: reflection         # reflection | zeros
   seed: 0                      # of first weights, split, order, views and dropout
 output: runs/my-network
