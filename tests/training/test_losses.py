@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from training.fit_settings import FitSettings
@@ -61,9 +62,8 @@ def test_balanced_weights_let_every_class_count_alike():
 
 
 def test_balanced_weights_are_scikit_learn_s():
-    utils = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.random.default_rng(0).choice(3, 100, p=[0.7, 0.2, 0.1])
-    theirs = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     np.testing.assert_allclose(balanced_weights(labels, 3), theirs)
 
 
