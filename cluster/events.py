@@ -76,6 +76,10 @@ class RunStarted(Event):
     """What earlier drivers committed."""
     refused: int = 0
     """Objects that the plan has quarantined."""
+    epochs: int = 0
+    """The most that all fits of a training run may make."""
+    epochs_done: int = 0
+    """By earlier drivers."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,10 @@ class EpochEnded(Event):
     validation_loss: float
     train_accuracy: float
     validation_accuracy: float
+    fit: int = 0
+    """Which of the run's fits."""
+    epochs: int = 0
+    """The most that the fit may make."""
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,12 @@ class Replica:
             raise WorkFailedError(_in_one_line(error)) from error
 
     def _commit(self, unit: WorkUnit, result: UnitResult, began: float) -> Receipt:
-        shards = self._writer.write(unit.key, result.arrays)
+        shards = self._writer.write(unit.key, result.arrays, result.files)
         return Receipt(
             key=str(unit.key),
             shards=shards,
             failures=result.failures,
+            left_out=result.left_out,
             inputs=result.inputs,
             forward=result.forward,
             backward=result.backward,

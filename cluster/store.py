@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,22 @@ from .unit import ShardReceipt, UnitKey
 _CHUNK_BYTES = 1 << 20
 _CHUNK_OBJECTS = 256
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec())
+_BESIDE = "../"
 _TEXT_CODECS = (ZstdCodec(level=3), Crc32cCodec())
 
 
 def create_array(
-    group: zarr.Group, path: str, spec: ArraySpec, objects: int, unit_objects: int
+    group: zarr.Group,
+    path: str,
+    spec: ArraySpec,
+    objects: int,
+    unit_objects: int,
+    axis: str = "object",
 ) -> None:
-    """Create one empty result array: floats are NaN, integers -1, flags False until written."""
+    """Create one empty result array: floats are NaN, integers -1, flags False until written.
+
+    ``axis`` names its first dimension.
+    """
     row_bytes = max(1, int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize)
     attributes = {
         "long_name": spec.long_name,
@@ -45,11 +55,17 @@ def create_array(
         fill_value=_fill_value(spec.dtype),
         compressors=_TEXT_CODECS if is_text else _CODECS,
         serializer="auto" if is_text else BytesCodec(endian="little"),
-        dimension_names=("object", *spec.dims),
+        dimension_names=(axis, *spec.dims),
         attributes=attributes,
         chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
     )
+
+
+def shard_at(store: Place, path: str) -> Place:
+    """Return where a file of a unit is; those that are no arrays are beside the store."""
+    beside = path.removeprefix(_BESIDE)
+    return store / path if beside == path else store.parent / beside
 
 
 class ShardWriter:
@@ -66,17 +82,23 @@ class ShardWriter:
         self._template = template
         self._scratch = {path: _Scratch(root / path) for path in template}
 
-    def write(self, key: UnitKey, arrays: Mapping[str, NDArray[Any]]) -> tuple[ShardReceipt, ...]:
-        """Write a unit's shards, each durable before the next is begun.
+    def write(
+        self,
+        key: UnitKey,
+        arrays: Mapping[str, NDArray[Any]],
+        files: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> tuple[ShardReceipt, ...]:
+        """Write a unit's shards and files, each durable before the next is begun.
 
         Parameters
         ----------
         key : the rows that the arrays hold
         arrays : by path, exactly those of the template
+        files : by path in the run folder, which the store is in
 
         Returns
         -------
-        one receipt per shard, in the template's order
+        one receipt per shard, in the template's order, then one per file
         """
         assert arrays.keys() == self._template.keys(), arrays.keys() ^ self._template.keys()
         receipts = []
@@ -88,12 +110,15 @@ class ShardWriter:
             if spec.is_map:
                 data = round_mantissa(data)
             name, encoded = self._scratch[path].encode(key, data)
-            # Replaced in one step: whoever else writes this unit, now or later, leaves the same
-            # shard, and at no time none.
-            write_at(self._root / path / name, encoded)
-            digest = hashlib.sha256(encoded).hexdigest()
-            receipts.append(ShardReceipt(f"{path}/{name}", digest, len(encoded)))
+            receipts.append(self._write(f"{path}/{name}", encoded))
+        receipts += [self._write(f"{_BESIDE}{path}", data) for path, data in files.items()]
         return tuple(receipts)
+
+    def _write(self, path: str, data: bytes) -> ShardReceipt:
+        # Replaced in one step: whoever else writes this unit, now or later, leaves the same file,
+        # and at no time none.
+        write_at(shard_at(self._root, path), data)
+        return ShardReceipt(path, hashlib.sha256(data).hexdigest(), len(data))
 
 
 class _Scratch:

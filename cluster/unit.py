@@ -91,7 +91,7 @@ class ShardReceipt(NamedTuple):
     """Proof of one shard file."""
 
     path: str
-    """Relative to the result store."""
+    """Relative to the result store; of a file beside it, ../ and its path in the run folder."""
     sha256: str
     """Of the encoded bytes."""
     bytes: int
@@ -117,6 +117,8 @@ class Receipt:
     attempt: int
     halvings: int = 0
     """How often the micro-batch was halved for want of memory: the last bits depend on it."""
+    left_out: tuple[ObjectFailure, ...] = ()
+    """Where an object of the run is made of many of a survey: those that could not be read."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` reads back; the shards come last."""
@@ -125,6 +127,7 @@ class Receipt:
         del values["shards"]
         return values | {
             "failures": [_fields(failure) for failure in self.failures],
+            "left_out": [_fields(failure) for failure in self.left_out],
             "shards": [shard._asdict() for shard in self.shards],
         }
 
@@ -136,7 +139,8 @@ class Receipt:
             [ShardReceipt(s["path"], s["sha256"], s["bytes"]) for s in data["shards"]],
         )
         failures = tuple(ObjectFailure(**failure) for failure in data["failures"])
-        return cls(**{**data, "shards": shards, "failures": failures})
+        left_out = tuple(ObjectFailure(**failure) for failure in data["left_out"])
+        return cls(**{**data, "shards": shards, "failures": failures, "left_out": left_out})
 
 
 def _fields(value: Receipt | ObjectFailure) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attribution.arrays import ArraySpec
@@ -22,6 +22,10 @@ class UnitResult:
     inputs: str = ""
     forward: int = 0
     backward: int = 0
+    left_out: tuple[ObjectFailure, ...] = ()
+    """Where an object of the run is made of many of a survey: those that could not be read."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What is no array, such as weights, by its path in the run folder."""
 
 
 class Workload(Protocol):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,15 @@ from .errors import RefusedError
 from .preflight import check_group_by, check_targets, inspect_network
 from .run.status import STORE, check_vacant
 from .specs.execution import ExecutionSpec, replica_range
-from .specs.jobs import AttributionJob, InceptionismJob, JobSpec, SimulationJob
-from .survey import Catalogue, open_survey
+from .specs.job import JobSpec
+from .specs.jobs import AttributionJob, InceptionismJob, SimulationJob
+from .specs.training import TrainingExecution, TrainingJob
+from .survey import Catalogue, Preprocess, open_survey
 from .work.attribution import AttributionWorkload
 from .work.inception_inputs import inspect_inceptionism
+from .work.labelled import check_counts, labelled_rows
 from .work.simulation import SimulationWorkload
+from .work.training import TrainingWorkload, build_network
 
 _UNIT_BYTES = 256 << 20
 """A unit's results are held in memory before they are written."""
@@ -68,6 +75,8 @@ class Plan:
     """Objects whose file is not there."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the manifest."""
+    axis: str = "object"
+    """What the rows of the results are."""
 
     @property
     def template(self) -> Mapping[str, ArraySpec]:
@@ -113,7 +122,8 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
         return _plan_simulation(job)
     if isinstance(job, InceptionismJob):
         return _plan_inceptionism(job, gpus)
-    raise RefusedError(f"kind: a {job.kind} job has no units to plan; `occulta run` runs it")
+    assert isinstance(job, TrainingJob)
+    return _plan_training(job, gpus)
 
 
 def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
@@ -203,7 +213,61 @@ def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
     )
 
 
-def _placement(execution: ExecutionSpec, gpus: int) -> tuple[str, Placement]:
+def _plan_training(job: TrainingJob, gpus: int) -> Plan:
+    run = open_place(job.output)
+    if not isinstance(run, Path):
+        raise RefusedError(
+            f"output: {run}: a training job writes to a folder; give one that all nodes see, and "
+            "copy the weights when it is done"
+        )
+    device, placement = _placement(job.execution, gpus)
+    threads = job.execution.threads
+    placement = replace(placement, cpus=max(placement.cpus, threads))
+    survey = open_survey(job.survey, len(job.preprocess.mean) or None)
+    rows = labelled_rows(job.classes, survey.catalogue)
+    snapshot = survey.snapshot()
+    workload = TrainingWorkload(job, run, snapshot.digest, device)
+    for fit in workload.fits:
+        check_counts(fit, len(rows))
+    bands, *shape = survey.image_shape
+    parameters = _parameters(workload.fits, bands)
+    network_shape = Preprocess(job.preprocess, bands).output_shape((shape[0], shape[1]))
+    labels = Counter(survey.catalogue.take(rows).labels)
+    count = len(workload.fits)
+    return Plan(
+        job,
+        workload,
+        UnitGrid(count, 1),
+        replica_range(job.execution.replicas) or range(1, count + 1),
+        {"spec": job.digest(), "survey": snapshot.digest, "code": code_digest()},
+        device,
+        placement,
+        math.inf if job.execution.unit_timeout == "auto" else job.execution.unit_timeout,
+        missing_files=snapshot.missing_files,
+        axis="fit",
+        facts={
+            "classes": list(job.classes),
+            "epochs": [fit.fit.epochs for fit in workload.fits],
+            "labelled": {name: labels[name] for name in job.classes},
+            "parameters": parameters,
+            "image_shape": [bands, *network_shape],
+            "seed": job.fit.seed,
+        },
+    )
+
+
+def _parameters(fits: Sequence[TrainingJob], bands: int) -> list[int]:
+    """Build each network that fits begin with, and count its parameters."""
+    counts = {}
+    for fit in fits:
+        key = (fit.architecture, str(fit.options))
+        if key not in counts:
+            network = build_network(fit, bands)
+            counts[key] = sum(part.numel() for part in network.parameters())
+    return sorted(set(counts.values()))
+
+
+def _placement(execution: ExecutionSpec | TrainingExecution, gpus: int) -> tuple[str, Placement]:
     """Return the device class, and what each replica needs of its node."""
     wanted = execution.gpus_per_replica
     if wanted == "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,19 @@ from torch import nn
 from attribution.layers import safe_name
 from attribution.weights import DEAD, Filters, convolutions, filters
 from cluster.place import Place
+from training.checkpoints import load_card
 
 from .errors import RefusedError
 from .products import consolidate, new_folder, write_array
 from .report.layer_figures import Look, draw_filters
 from .run.folder import check_same, stored_job
 from .run.status import read_manifest
-from .run.train import WEIGHTS as TRAINED
-from .specs.jobs import AttributionJob, InceptionismJob, TrainingJob
+from .specs.jobs import AttributionJob, InceptionismJob
 from .specs.network import NetworkSpec
 from .specs.survey import PICTURES
+from .specs.training import TrainingJob
+from .work.fit_files import CARD, FITS
+from .work.fit_files import WEIGHTS as TRAINED
 from .work.network import network_identity, open_network
 
 WEIGHTS = "weights"
@@ -101,13 +105,15 @@ def _open(run: Place) -> tuple[nn.Module, Look]:
     if isinstance(job, AttributionJob | InceptionismJob):
         spec, survey, precision = job.network, job.survey, job.execution.precision
     elif isinstance(job, TrainingJob):
-        survey, precision, digest = job.survey, "float32", manifest.get("results_digest")
-        if not digest:
+        survey, precision = job.survey, "float32"
+        if not manifest.get("results_digest"):
             raise RefusedError(f"{run}: the training is not finished: occulta resume {run}")
+        if job.vary:
+            raise RefusedError(f"{run}: holds several networks, in {FITS}; explain one of them")
         spec = NetworkSpec(
             architecture=job.architecture,
             weights=str(run / TRAINED),
-            sha256=digest,
+            sha256=load_card(Path(str(run / CARD))).sha256,
             classes=job.classes,
             options=job.options,
         )

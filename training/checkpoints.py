@@ -64,11 +64,17 @@ def save_weights(network: nn.Module, path: Path) -> str:
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"weights {path}: the name must end in .safetensors; rename the target")
+    content, sha256 = weights_bytes(network)
+    write_whole(path, content)
+    return sha256
+
+
+def weights_bytes(network: nn.Module) -> tuple[bytes, str]:
+    """Return a network's state as the content of a safetensors file, and its sha256."""
     # Clones, because safetensors refuses tensors that share memory.
     state = {name: part.detach().cpu().clone() for name, part in network.state_dict().items()}
     content = safetensors.torch.save({name: part.contiguous() for name, part in state.items()})
-    write_whole(path, content)
-    return hashlib.sha256(content).hexdigest()
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def load_weights(network: nn.Module, path: Path, sha256: str | None = None) -> str:
@@ -116,7 +122,12 @@ def network_digest(network: nn.Module) -> str:
 
 def save_card(card: NetworkCard, path: Path) -> None:
     """Write a network's card as JSON, whole or not at all."""
-    write_whole(path, (json.dumps(asdict(card), indent=2, sort_keys=True) + "\n").encode())
+    write_whole(path, card_bytes(card))
+
+
+def card_bytes(card: NetworkCard) -> bytes:
+    """Return a network's card as JSON."""
+    return (json.dumps(asdict(card), indent=2, sort_keys=True) + "\n").encode()
 
 
 def load_card(path: Path) -> NetworkCard:

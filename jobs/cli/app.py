@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from cluster.place import Place
 
     from ..plan import Plan
-    from ..specs.jobs import JobSpec
+    from ..run.status import Status
+    from ..specs.job import JobSpec
 
 _RESUMABLE = (5, 7, 8)
 """Exit codes of runs that ended early, through no fault of their job."""
@@ -96,19 +97,15 @@ def plan(
     from ..cost import seconds_per_object
     from ..plan import plan_job
     from ..run.local import cluster_gpus, embedded_replicas
-    from ..run.train import plan_training
-    from ..specs.jobs import TrainingJob
 
     job = _load(job_file, changes, out)
-    if isinstance(job, TrainingJob):
-        if probe:
-            raise typer.BadParameter("--probe measures objects; a training job has none to explain")
-        with _clean_stdout():
-            training = plan_training(job)
-        _print_facts(training, as_json)
-        return
+    if probe and job.kind == "training":
+        raise typer.BadParameter("--probe measures objects; a training job has none to explain")
     with _clean_stdout():
         planned = plan_job(job, cluster_gpus(None))
+    if job.kind == "training":
+        _print_facts(_training_facts(planned), as_json)
+        return
     forward, backward = planned.passes
     objects = planned.units.objects
     replicas = embedded_replicas(planned)[-1]
@@ -139,6 +136,23 @@ def plan(
         typer.echo(f"will be quarantined: {failure.reason}", err=True)
     if len(planned.failures) > 10:
         typer.echo(f"and {len(planned.failures) - 10} more", err=True)
+
+
+def _training_facts(planned: Plan) -> dict[str, Any]:
+    from ..run.local import embedded_replicas
+
+    facts = planned.facts
+    return {
+        "run": planned.job.output,
+        "objects": sum(facts["labelled"].values()),
+        "missing_files": planned.missing_files,
+        "classes": facts["labelled"],
+        "parameters": facts["parameters"][-1],
+        "fits": len(planned.units),
+        "epochs": sum(facts["epochs"]),
+        "device": planned.device,
+        "replicas": embedded_replicas(planned)[-1],
+    }
 
 
 @app.command()
@@ -186,11 +200,13 @@ def simulate(
 def train(
     job_file: JobFile,
     out: Out = None,
+    address: Address = None,
     changes: Changes = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Run a job of kind training."""
-    _start(_load(job_file, changes, out, kind="training"), None, as_json)
+    _start(_load(job_file, changes, out, kind="training"), address, as_json)
 
 
 @app.command()
@@ -450,10 +466,7 @@ def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
     from ..plan import plan_job
     from ..run.local import cluster_gpus
 
-    if job.kind == "training":
-        _train(job, as_json)
-    else:
-        _execute(plan_job(job, cluster_gpus(address)), address, as_json)
+    _execute(plan_job(job, cluster_gpus(address)), address, as_json)
 
 
 def _load(
@@ -474,18 +487,6 @@ def _place(text: str) -> Place:
     return open_place(text)
 
 
-def _train(job: JobSpec, as_json: bool) -> None:
-    from ..run.status import read_manifest
-    from ..run.train import train
-    from ..specs.jobs import TrainingJob
-    from .progress import Progress
-
-    assert isinstance(job, TrainingJob)
-    with _resumable(job.output, None), _clean_stdout(), Progress() as progress:
-        folder = train(job, [progress])
-    _finish(folder, {"run": str(folder), **read_manifest(folder)["metrics"]}, as_json)
-
-
 def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
     from ..run.local import run_on_ray
     from ..run.status import read_status
@@ -493,17 +494,18 @@ def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
 
     with _resumable(planned.job.output, address), _clean_stdout(), Progress() as progress:
         folder = run_on_ray(planned, address, [progress])
-    _finish(folder, read_status(folder).to_json(), as_json)
+    _finish(folder, read_status(folder), as_json)
 
 
-def _finish(folder: Place, facts: dict[str, Any], as_json: bool) -> None:
-    """Print where a run is, or facts about it; end with exit code 3 if objects are quarantined."""
-    from ..run.status import QUARANTINE, read_status
+def _finish(folder: Place, status: Status, as_json: bool) -> None:
+    """Print where a run is, or facts about it; end with exit code 3 if anything is quarantined."""
+    from ..run.status import QUARANTINE
 
-    count = read_status(folder).objects["quarantined"]
-    typer.echo(json.dumps(facts) if as_json else str(folder))
-    if count:
-        typer.echo(f"{count:,} objects are quarantined; see {folder / QUARANTINE}", err=True)
+    typer.echo(json.dumps(status.to_json()) if as_json else str(folder))
+    counts = {"objects": status.objects["quarantined"], "fits": status.units["quarantined"]}
+    if any(counts.values()):
+        found = " and ".join(f"{count:,} {things}" for things, count in counts.items() if count)
+        typer.echo(f"{found} are quarantined; see {folder / QUARANTINE}", err=True)
         sys.exit(3)
 
 

@@ -37,6 +37,7 @@ from cluster.events import (
     WorkDisturbed,
 )
 from cluster.text import one_line
+from cluster.unit import UnitKey
 
 from ..run.pace import Speed
 
@@ -105,6 +106,8 @@ class Progress:
         self._console = console or _Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
         self._run: _Run | None = None
+        self._epochs_left: dict[int, int] = {}
+        """By fit."""
         self._task = TaskID(0)
         self._bar = (
             Bar(
@@ -147,14 +150,18 @@ class Progress:
             return
         elif isinstance(event, UnitCommitted):
             self._run.quarantined += event.quarantined
-            self._move(min(self._run.done + event.objects, self._run.total))
+            if self._run.things == "objects":
+                self._move(min(self._run.done + event.objects, self._run.total))
+            else:
+                self._shorten(self._epochs_left.pop(UnitKey.parse(event.key).start, 0))
         elif isinstance(event, WorkDisturbed):
             self._run.retries += event.what == "retry"
             self._run.lost += event.what == "lost"
         elif isinstance(event, RunStalled):
             self.say(f"{self._run.name}: {_stall(event)}")
         elif isinstance(event, EpochEnded):
-            self._move(event.epoch)
+            self._epochs_left[event.fit] = event.epochs - event.epoch
+            self._move(self._run.done + 1)
         elif isinstance(event, RunFinished | RunEnded):
             self._end(self._run, complete=isinstance(event, RunFinished))
 
@@ -173,7 +180,7 @@ class Progress:
     def _start(self, event: RunStarted) -> None:
         name = f"{event.kind} {Path(event.run).name}"
         if event.kind == "training":
-            self._begin(name, "epochs", event.units, event.done.units, event.refused)
+            self._begin(name, "epochs", event.epochs, event.epochs_done, event.refused)
         else:
             quarantined = event.refused + event.done.quarantined
             self._begin(name, "objects", event.objects, event.done.objects, quarantined)
@@ -206,13 +213,19 @@ class Progress:
                 f"{run.name}: {done:,} of {run.total:,} {run.things} ({share:.0%}), {run.facts()}"
             )
 
+    def _shorten(self, steps: int) -> None:
+        """Take what will not be done out of the total: a fit stopped early."""
+        assert self._run is not None
+        self._run.total -= steps
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._run.total)
+
     def _end(self, run: _Run, complete: bool) -> None:
-        """Leave the bar as it is at the end: whole, also where training stopped early."""
+        """Leave the bar as it is at the end."""
         self._run = None
         if self._bar is not None:
             if complete:
-                done = run.done if run.things == "epochs" else run.total
-                self._bar.update(self._task, total=done, completed=done)
+                self._bar.update(self._task, completed=run.total)
             self._bar.stop_task(self._task)
         elif complete:
             seconds = timedelta(seconds=round(self._clock() - run.began))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from cluster.events import (
     DriverStarted,
@@ -27,6 +28,7 @@ from cluster.workload import Workload
 
 from ..plan import Plan
 from .driver import driving
+from .epochs import EpochWatch
 from .folder import check_same, create_run, finalise
 from .pace import StallAlarm
 from .status import MANIFEST, STORE, read_status
@@ -45,6 +47,7 @@ class _Driver:
         self._subscribers = subscribers
         self._alarm = StallAlarm(self._tell)
         self._one_at_a_time = threading.Lock()
+        self._epochs = EpochWatch(run, plan.facts.get("epochs", ()), self._tell)
         self._disturbed = False
         """Whether somebody that this driver does not hear may still have written to the store."""
 
@@ -76,13 +79,14 @@ class _Driver:
             self._tell_start(done, pool.replicas)
             # Fewer units than replicas: cut the parts axis, so that all have work.
             shares = -(-pool.replicas // pending) if pending < pool.replicas else 1
-            with self._alarm.watching():
+            with self._alarm.watching(), self._epochs.watching():
                 for receipt in pool.run(self._units(committed, shares), self._tell_disturbed):
                     log.commit(receipt)
             # Until all is durable: whoever listens may need the pool.
             log.check()
 
     def _tell_committed(self, receipt: Receipt) -> None:
+        self._epochs.close(UnitKey.parse(receipt.key).start)
         self._tell(UnitCommitted.of(receipt))
 
     def _units(self, committed: bytearray, shares: int) -> Iterator[WorkUnit]:
@@ -94,9 +98,9 @@ class _Driver:
     def _tell_start(self, done: Totals, replicas: int) -> None:
         units, kind = self.plan.units, self.plan.job.kind
         refused = len(self.plan.failures)
-        self._tell(
-            RunStarted(str(self.run), kind, len(units), units.objects, replicas, done, refused)
-        )
+        start = RunStarted(str(self.run), kind, len(units), units.objects, replicas, done, refused)
+        epochs, epochs_done = sum(self.plan.facts.get("epochs", ())), self._epochs.done
+        self._tell(replace(start, epochs=epochs, epochs_done=epochs_done))
 
     def _tell_disturbed(self, event: Event) -> None:
         self._disturbed = True

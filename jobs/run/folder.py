@@ -23,9 +23,11 @@ from cluster.unit import ObjectFailure, Receipt, UnitKey
 from ..errors import RefusedError
 from ..plan import Plan
 from ..products import consolidate
-from ..specs.jobs import AttributionJob, JobSpec
+from ..specs.job import JobSpec
+from ..specs.jobs import AttributionJob
 from ..specs.load import dump_job, make_job
 from ..specs.plain_yaml import parse_yaml
+from ..specs.training import TrainingJob
 from .catalogue import COMPLETE, PENDING, QUARANTINED, write_catalogue, write_status
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest
@@ -117,12 +119,14 @@ def finalise(run: Place, plan: Plan, check: Callable[[], None]) -> str:
     """
     digests, done = bytearray(_DIGEST * len(plan.units)), bytearray(len(plan.units))
     failures = list(plan.failures)
+    left_out: dict[int, ObjectFailure] = {}
     passes = {"forward": 0, "backward": 0}
     for receipt in Ledger(run / "ledger").receipts():
         number = plan.units.number(UnitKey.parse(receipt.key))
         digests[_DIGEST * number : _DIGEST * (number + 1)] = _receipt_digest(receipt)
         done[number] = 1
         failures.extend(receipt.failures)
+        left_out.update({failure.index: failure for failure in receipt.left_out})
         passes["forward"] += receipt.forward
         passes["backward"] += receipt.backward
     missing = done.count(0)
@@ -132,7 +136,8 @@ def finalise(run: Place, plan: Plan, check: Callable[[], None]) -> str:
     status = np.full(plan.units.objects, COMPLETE, dtype=np.uint8)
     status[[failure.index for failure in failures]] = QUARANTINED
     write_status(run / STORE, status)
-    write_at(run / QUARANTINE, quarantine_csv(_with_units(failures, plan)))
+    rows = [(BY_PLAN, left_out[index]) for index in sorted(left_out)]
+    write_at(run / QUARANTINE, quarantine_csv([*rows, *_with_units(failures, plan)]))
     digest = hashlib.sha256(digests).hexdigest()
     check()
     ended = {"passes": passes, "results_digest": digest, "finished": timestamp()}
@@ -144,11 +149,14 @@ def _write_template(store: Path, plan: Plan) -> None:
     root = zarr.open_group(store, mode="w", zarr_format=3)
     root.attrs.update({"title": plan.job.name, "kind": plan.job.kind})
     for path, spec in plan.template.items():
-        create_array(root, path, spec, plan.units.objects, plan.units.unit_objects)
+        create_array(root, path, spec, plan.units.objects, plan.units.unit_objects, plan.axis)
     if plan.catalogue is not None:
         write_catalogue(root, plan.catalogue)
     if isinstance(plan.job, AttributionJob):
         _write_coordinates(root, plan.job)
+    if isinstance(plan.job, TrainingJob):
+        for dimension in ("class", "label", "predicted"):
+            _write_names(root, f"fit/{dimension}", plan.job.classes)
     status = root.create_array(
         "status",
         shape=(plan.units.objects,),
@@ -156,7 +164,7 @@ def _write_template(store: Path, plan: Plan) -> None:
         dtype="uint8",
         fill_value=0,
         compressors=(ZstdCodec(level=3), Crc32cCodec()),
-        dimension_names=("object",),
+        dimension_names=(plan.axis,),
         attributes={"long_name": "0 pending, 1 complete, 2 quarantined"},
         config={"write_empty_chunks": True},
     )

@@ -62,11 +62,11 @@ def cluster_gpus(address: str | None) -> int:
 
 def embedded_replicas(plan: Plan) -> range:
     """Tell from how many replicas to how many a plan runs on this machine alone."""
-    cpus = available_cpus()
+    room = max(1, int(available_cpus() / plan.placement.cpus))
     if plan.replicas is None:
-        return range(cpus, cpus + 1)
+        return range(room, room + 1)
     least, most = plan.replicas[0], plan.replicas[-1]
-    return range(least, max(least, min(most, cpus), 1) + 1) if least < most else plan.replicas
+    return range(least, max(least, min(most, room)) + 1) if least < most else plan.replicas
 
 
 def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber] = ()) -> Place:

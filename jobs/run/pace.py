@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from cluster.errors import OccultaError
-from cluster.events import Event, RunStalled, RunStarted, Subscriber, UnitCommitted
+from cluster.events import EpochEnded, Event, RunStalled, RunStarted, Subscriber, UnitCommitted
 
 _SPEED_SECONDS = 600
 _FEWEST_MARKS = 9
@@ -82,7 +82,7 @@ class StallAlarm:
         """Follow the run."""
         if isinstance(event, UnitCommitted):
             self._seconds.append(event.seconds)
-        if isinstance(event, UnitCommitted | RunStarted):
+        if isinstance(event, UnitCommitted | EpochEnded | RunStarted):
             self._since = self._clock()
             self._limit = patience(self._seconds)
 

@@ -13,10 +13,11 @@ from cluster.events import Totals, UnitCommitted
 from cluster.lease import lease_of
 from cluster.ledger import Ledger
 from cluster.place import Place
+from cluster.unit import UnitKey
 
 from ..errors import RefusedError
+from .epochs import epochs_done
 from .events import History
-from .history import epochs_done
 from .pace import Speed, patience
 
 MANIFEST, STORE, QUARANTINE = "manifest.json", "results.zarr", "quarantine.csv"
@@ -43,19 +44,28 @@ class Status:
     """Over the last minutes."""
     stalled_seconds: float | None
     """Since the last unit, where that is much longer than units take."""
+    epochs: dict[str, int] | None = None
+    """Of a training run, whose units are its fits: total and done."""
     committed_keys: list[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; the keys of units only where they were asked for."""
         data = asdict(self)
-        if self.committed_keys is None:
-            del data["committed_keys"]
-        return data
+        return {
+            name: value
+            for name, value in data.items()
+            if value is not None or name not in ("epochs", "committed_keys")
+        }
 
     def line(self) -> str:
         """Return the progress in one line."""
         done, total = self.objects["complete"], self.objects["total"]
         parts = [f"{self.state}: {done:,} of {total:,} objects"]
+        if self.epochs is not None:
+            parts = [
+                f"{self.state}: {self.epochs['done']:,} of {self.epochs['total']:,} epochs",
+                f"{self.units['committed']:,} of {self.units['total']:,} fits",
+            ]
         if self.objects["quarantined"]:
             parts.append(f"{self.objects['quarantined']:,} quarantined")
         if self.objects_per_second:
@@ -126,34 +136,37 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
     manifest = read_manifest(run)
     committed: list[str] = []
     sums = Totals()
+    left_out: set[int] = set()
+    training = manifest["kind"] == "training"
     for receipt in Ledger(run / "ledger").receipts(shards=False):
         sums += UnitCommitted.of(receipt).totals
-        if keys:
+        left_out.update(failure.index for failure in receipt.left_out)
+        if keys or training:
             committed.append(receipt.key)
-    finished, done = sums.units, sums.objects
-    quarantined = int(manifest["quarantined_by_plan"]) + sums.quarantined
+    done, quarantined = sums.objects, int(manifest["quarantined_by_plan"]) + sums.quarantined
     history = History(run / EVENTS)
     objects, units = int(manifest["objects"]), int(manifest["units"])
-    training = manifest["kind"] == "training"
+    left, epochs = objects - done, None
     if training:
-        # Its units are epochs; no object is complete before the last one.
-        finished = epochs_done(run)
+        # No object is done with before the last fit is.
+        objects, quarantined = sum(manifest["labelled"].values()), len(left_out)
         done = objects if manifest.get("results_digest") else 0
+        epochs = _epochs(run, manifest["epochs"], committed)
+        left = epochs["total"] - epochs["done"]
     state = _state(run, manifest, history)
     running = state == "running"
     pace = _Pace(history.session(), "EpochEnded" if training else "UnitCommitted")
     speed = pace.per_second
     stalled = pace.stalled(now or clock.now()) if running and not training else None
-    left = units - finished if training else objects - done
     return Status(
         run=str(run),
         kind=manifest["kind"],
         state=state,
         units={
             "total": units,
-            "committed": finished,
-            "quarantined": 0,
-            "pending": units - finished,
+            "committed": sums.units,
+            "quarantined": sums.quarantined if training else 0,
+            "pending": units - sums.units,
         },
         objects={
             "total": objects,
@@ -165,8 +178,17 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
         eta_seconds=left / speed if speed and running else None,
         objects_per_second=None if training else speed,
         stalled_seconds=stalled,
+        epochs=epochs,
         committed_keys=committed if keys else None,
     )
+
+
+def _epochs(run: Place, most: Sequence[int], committed: Collection[str]) -> dict[str, int]:
+    """Count the epochs of fits; one that stopped early has no more to make."""
+    done = epochs_done(run, len(most))
+    ended = {UnitKey.parse(key).start for key in committed}
+    total = sum(done[fit] if fit in ended else epochs for fit, epochs in enumerate(most))
+    return {"total": total, "done": sum(done)}
 
 
 def _state(run: Place, manifest: dict[str, Any], history: History) -> str:

@@ -15,12 +15,12 @@ from cluster.ledger import Ledger
 from cluster.place import Place
 from cluster.reading import zarr_store
 from cluster.remote import S3Path
+from cluster.store import shard_at
 from cluster.unit import Receipt, ShardReceipt, UnitKey
 
 from .catalogue import PENDING, QUARANTINED, write_status
 from .folder import write_manifest
 from .status import STORE, read_manifest
-from .train import WEIGHTS
 
 _ENDED = ("results_digest", "finished", "passes")
 """What the manifest says of a complete run alone."""
@@ -35,7 +35,7 @@ class Damage:
     """A unit whose shard is not what was committed."""
 
     unit: str
-    """Key of the unit; of a training run the name of the file."""
+    """Key of the unit."""
     shard: str
     """The first damaged shard, relative to the store."""
     fact: str
@@ -64,9 +64,7 @@ def verify_run(run: Place) -> Verification:
     VerificationError
         If the ledger itself is damaged.
     """
-    manifest = read_manifest(run)
-    if manifest["kind"] == "training":
-        return _verify_weights(run, str(manifest.get("results_digest") or ""))
+    read_manifest(run)
     units, shards, damaged = 0, 0, []
     for receipt in Ledger(run / "ledger").receipts():
         units, shards = units + 1, shards + len(receipt.shards)
@@ -104,15 +102,8 @@ def repair_run(run: Place, found: Verification) -> None:
     ------
     RunBusyError
         If a driver works on the run.
-    VerificationError
-        If this is a training run, whose weights only a new training makes again.
     """
     manifest = read_manifest(run)
-    if manifest["kind"] == "training":
-        raise VerificationError(
-            f"{run}: weights can't be made again from the folder; restore {WEIGHTS} from a copy, "
-            "or train into a new folder"
-        )
     lease = lease_of(run / "ledger")
     lease.acquire()
     try:
@@ -150,7 +141,7 @@ def _first_damage(store: Place, receipt: Receipt) -> Iterator[Damage]:
 def _damage(store: Place, shard: ShardReceipt) -> str:
     """Return what is wrong with a shard; empty if nothing is."""
     try:
-        return "" if _sha256(store / shard.path) == shard.sha256 else "changed"
+        return "" if _sha256(shard_at(store, shard.path)) == shard.sha256 else "changed"
     except FileNotFoundError:
         return "lost"
     except VerificationError:
@@ -165,13 +156,6 @@ def _sha256(path: Place) -> str:
         while block := file.read(_READ):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _verify_weights(run: Place, expected: str) -> Verification:
-    if not expected:
-        return Verification(0, 0, ())  # nothing is promised before the end
-    fact = _damage(run, ShardReceipt(WEIGHTS, expected, 0))
-    return Verification(1, 1, (Damage(WEIGHTS, WEIGHTS, fact),) if fact else ())
 
 
 def _forget_status(store: Place, receipts: list[Receipt]) -> None:

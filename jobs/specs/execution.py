@@ -8,6 +8,15 @@ from pydantic import Field, model_validator
 
 from .base import Spec
 
+PLACES = (
+    "execution.replicas",
+    "execution.cpus_per_replica",
+    "execution.gpus_per_replica",
+    "execution.node_labels",
+    "execution.unit_timeout",
+)
+"""Fields that say where and how long, not what."""
+
 
 class ReplicasSpec(Spec):
     """From how many replicas to how many."""

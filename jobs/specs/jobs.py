@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from attribution.explain import Request
-from training.fit_settings import FitSettings
 from training.shortcut import Shortcut
 from training.surveys import SURVEYS
 
-from .base import Spec
-from .execution import ExecutionSpec, Replicas
+from .execution import PLACES, ExecutionSpec, Replicas
 from .inceptionism import AnyImagesSpec, InceptionismExecution, check_sections
+from .job import JobSpec
 from .maps import MapsSpec
 from .methods import AnyMethodSpec
 from .network import NetworkSpec
-from .survey import PreprocessSpec, SurveySpec
-
-_PLACES = (
-    "execution.replicas",
-    "execution.cpus_per_replica",
-    "execution.gpus_per_replica",
-    "execution.node_labels",
-    "execution.unit_timeout",
-)
-"""Fields that say where and how long, not what."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-
-
-class JobSpec(Spec):
-    """What every job file has."""
-
-    kind: str
-    name: Name
-    """Name of the job: lower-case letters, digits, dot, dash and underscore."""
-    output: str
-    """The run folder."""
-
-    free: ClassVar[tuple[str, ...]] = ("name", "output")
-    """Fields, by dotted path, that may change between a run and its resume."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields that results depend on, by dotted path."""
-        flat = _flatten(json.loads(self.model_dump_json()))
-        return {
-            path: value
-            for path, value in flat.items()
-            if not any(path == free or path.startswith(f"{free}.") for free in self.free)
-        }
-
-    def digest(self) -> str:
-        """Return the sha256 of `identity`."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+from .survey import SurveySpec
+from .training import TrainingJob
 
 
 class AttributionJob(JobSpec):
@@ -78,7 +39,7 @@ class AttributionJob(JobSpec):
     free: ClassVar[tuple[str, ...]] = (
         *JobSpec.free,
         "maps",
-        *_PLACES,
+        *PLACES,
     )
 
     def requests(self) -> tuple[Request, ...]:
@@ -139,28 +100,6 @@ class SimulationJob(JobSpec):
         return self
 
 
-class TrainingJob(JobSpec):
-    """Train a network on a labelled survey."""
-
-    kind: Literal["training"]
-    survey: SurveySpec
-    """The labelled objects."""
-    architecture: str = "occulta:small_cnn"
-    """torchvision:NAME, timm:NAME or occulta:small_cnn, with random initial weights."""
-    options: dict[str, Any] = Field(default={})
-    """Keyword arguments of the architecture."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    """Labels in the order of the network's outputs; objects with another label are left out."""
-    preprocess: PreprocessSpec = PreprocessSpec()
-    """From survey pixels to network input."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the objects, of every class, that decides when to stop."""
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the objects, of every class, that the network is judged by at the end."""
-    fit: FitSettings = FitSettings()
-    """The optimiser, the views of the images, and when to stop."""
-
-
 class InceptionismJob(JobSpec):
     """Draw what a network sees: images of its classes, and dreams."""
 
@@ -179,7 +118,7 @@ class InceptionismJob(JobSpec):
 
     free: ClassVar[tuple[str, ...]] = (
         *JobSpec.free,
-        *_PLACES,
+        *PLACES,
     )
 
     @model_validator(mode="after")
@@ -194,13 +133,3 @@ KINDS: dict[str, type[JobSpec]] = {
     "training": TrainingJob,
     "inceptionism": InceptionismJob,
 }
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        items = [(f"{path}.{key}" if path else key, entry) for key, entry in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = [(f"{path}[{number}]", entry) for number, entry in enumerate(value)]
-    else:
-        return {path: value}
-    return {name: leaf for key, entry in items for name, leaf in _flatten(entry, key).items()}

@@ -15,10 +15,12 @@ from pydantic_core import ErrorDetails
 
 from ..errors import RefusedError
 from .inceptionism import IMAGES
-from .jobs import KINDS, AttributionJob, InceptionismJob, JobSpec, TrainingJob
+from .job import JobSpec
+from .jobs import KINDS, AttributionJob, InceptionismJob
 from .methods import SECTIONS
 from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
+from .training import TrainingJob
 
 _MAX_BYTES = 1 << 20
 _UNKNOWN = "unknown field"

@@ -97,7 +97,8 @@ output: runs/survey-a
 _TRAINING = f"""\
 # Train a network on a labelled survey: edit name, paths and classes, then
 #   occulta run job.yaml
-# The run folder receives weights.safetensors, card.json and history.csv.
+# The run folder receives weights.safetensors, card.json and history.csv, for several fits in
+# fits/0000 and so on, and results.zarr what all of them came to.
 # Relative paths start at the folder of this file.
 kind: training
 name: my-network
@@ -110,6 +111,7 @@ preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
 validation: 0.15               # share of every class that decides when to stop
 test: 0.15                     # share of every class that judges the network at the end
+split_seed: 0                  # which objects are in which part; the same for all fits
 fit:
   epochs: 8                    # most passes over the training set
   batch_size: 32
@@ -139,7 +141,16 @@ fit:
     noise: 0.0                 # highest standard deviation of white noise
     share: 0.7                 # probability that an image is changed at all
     border: reflection         # reflection | zeros
-  seed: 0                      # of first weights, split, order, views and dropout
+  seed: 0                      # of first weights, order, views and dropout
+vary: {{}}                       # fields and their values; a fit for each combination, such as
+                               # {{fit.seed: [0, 1, 2], options.dropout: [0.0, 0.5]}}
+execution:
+  replicas: auto               # fits that are made at the same time
+  cpus_per_replica: 1          # cores that are reserved for each, threads at least
+  gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
+  node_labels: {{}}              # labels of the cluster's nodes that fits may be made on
+  unit_timeout: auto           # seconds after which a fit counts as hung; auto is never
+  threads: 1                   # of one fit on the CPU; results depend on it in the last bit
 output: runs/my-network
 """
 

@@ -14,10 +14,9 @@ from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
 from jobs.run.execute import execute
-from jobs.run.train import train
-from jobs.specs.jobs import TrainingJob
 from jobs.specs.load import dump_job, load_job, make_job, parse_yaml
 from jobs.specs.template import job_template
+from jobs.specs.training import TrainingJob
 from training.shortcut import Shortcut
 from training.simulation import SURVEYS, simulate
 
@@ -209,7 +208,7 @@ def test_attribution_catches_the_shortcut(tmp_path, monkeypatch):
     for name in ORDER:
         job = load_job(tmp_path / f"{name}.yaml", small.get(name, []))
         if isinstance(job, TrainingJob):
-            train(job)
+            execute(plan_job(job), SerialPool)
         else:
             run(job)
     names, _ = run_how_to(tmp_path, monkeypatch)

@@ -15,7 +15,6 @@ from jobs.errors import RefusedError
 from jobs.plan import plan_job
 from jobs.run.execute import execute
 from jobs.run.folder import create_run
-from jobs.run.train import train
 from jobs.specs.load import load_job
 from jobs.weights import build_weights
 from training.checkpoints import save_weights
@@ -65,7 +64,7 @@ def folder(tmp_path_factory):
         network.features[1][0].weight[[2, 5]] = 0
     save_weights(network, folder / "weights.safetensors")
     create_run(folder / "why", plan_job(load_job(folder / "why.yaml")))
-    train(load_job(folder / "train.yaml"))
+    execute(plan_job(load_job(folder / "train.yaml")), SerialPool)
     return folder
 
 

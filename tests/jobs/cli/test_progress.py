@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from cluster.events import (
     UnitCommitted,
     WorkDisturbed,
 )
+from cluster.unit import UnitKey
 from jobs.cli.progress import Progress
 
 
@@ -32,12 +34,21 @@ def started(kind="attribution", name="why-a", units=20, committed=0, objects=400
     return RunStarted(f"/runs/{name}", kind, units, objects, 2, done)
 
 
+def fitting(epochs, done=0, fits=1):
+    start = RunStarted("/runs/net", "training", fits, fits, 2, Totals())
+    return replace(start, epochs=epochs, epochs_done=done)
+
+
+def fit(number=0):
+    return UnitCommitted(str(UnitKey(number, number + 1)), 1, 0, 0, 0, 0, 1.0, "worker", 1)
+
+
 def unit(objects=20, quarantined=0):
     return UnitCommitted("key", objects, quarantined, 0, 0, 0, 1.0, "worker", 1)
 
 
-def epoch(number):
-    return EpochEnded(number, 1.0, 1.0, 0.5, 0.5)
+def epoch(number, fit=0, epochs=8):
+    return EpochEnded(number, 1.0, 1.0, 0.5, 0.5, fit, epochs)
 
 
 def finished():
@@ -85,7 +96,7 @@ def test_a_resumed_run_counts_what_was_done_but_not_its_time():
 
 def test_runs_follow_one_another_under_their_own_names():
     first = [started("simulation", "survey-a", 1, 0, 100), unit(100), finished()]
-    lines = lines_of([*first, started("training", "net", 4, 0, 999), epoch(1), epoch(2)])
+    lines = lines_of([*first, fitting(4), epoch(1), epoch(2)])
     assert lines[0].startswith("simulation survey-a: 0 of 100 objects")
     assert lines[1].startswith("simulation survey-a: complete")
     assert lines[2:] == [
@@ -109,7 +120,7 @@ def test_a_terminal_keeps_one_bar_for_each_run():
     with Progress(Console(file=file, force_terminal=True, width=120)) as progress:
         for event in [
             *(started("simulation", "survey-a", 2, 0, 100), unit(50), unit(50), finished()),
-            *(started("training", "net", 8, 2, 999), epoch(3), epoch(4), finished()),
+            *(fitting(16, 2, fits=2), epoch(3), epoch(4), fit(), epoch(1, 1), finished()),
             *(started(committed=10), unit()),
             started(name="resumed", committed=10),
             *(started(name="short", units=3, committed=1, objects=250), unit(100), unit(100)),
@@ -121,7 +132,7 @@ def test_a_terminal_keeps_one_bar_for_each_run():
     last = dict(re.findall(r"(\w+ [\w-]+) [^\n\d]*(\d+/\d+ +\w+)", text))
     assert {name: " ".join(done.split()) for name, done in last.items()} == {
         "simulation survey-a": "100/100 objects",
-        "training net": "4/4 epochs",
+        "training net": "12/12 epochs",
         "attribution why-a": "220/400 objects",
         "attribution resumed": "200/400 objects",
         "attribution short": "250/250 objects",

@@ -17,9 +17,9 @@ OBJECTS, UNIT = 1000, 10
 class Running:
     """A run folder that a driver works on, without a driver."""
 
-    def __init__(self, folder, kind="attribution"):
+    def __init__(self, folder, kind="attribution", **facts):
         self.folder, self.now, self.units = folder, BEGAN, 0
-        manifest = {"kind": kind, "objects": OBJECTS, "units": OBJECTS // UNIT}
+        manifest = {"kind": kind, "objects": OBJECTS, "units": OBJECTS // UNIT, **facts}
         (folder / "manifest.json").write_text(json.dumps(manifest | {"quarantined_by_plan": 1}))
         (folder / "ledger").mkdir()
 
@@ -163,7 +163,7 @@ def test_watching_gives_a_line_whenever_something_changes_until_the_end(run, mon
 
 
 def test_a_training_run_goes_by_epochs(tmp_path):
-    run = Running(tmp_path, kind="training")
+    run = Running(tmp_path, kind="training", epochs=[100], labelled={"smooth": OBJECTS})
     (tmp_path / "history.csv").write_text("epoch\n" + "1\n" * 20)
     lease = Lease(tmp_path / "ledger")
     lease.acquire()
@@ -176,5 +176,5 @@ def test_a_training_run_goes_by_epochs(tmp_path):
         status = run.status()
     finally:
         lease.release()
-    assert (status.units["committed"], status.eta_seconds) == (20, 4800.0)
+    assert (status.epochs, status.eta_seconds) == ({"total": 100, "done": 20}, 4800.0)
     assert (status.objects_per_second, status.stalled_seconds) == (None, None)

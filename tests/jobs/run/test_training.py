@@ -12,20 +12,23 @@ import time
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
 
 from cluster.errors import RunBusyError
-from cluster.events import EpochEnded, RunEnded, RunFinished, RunStarted
+from cluster.events import RunEnded, RunFinished, RunStarted, UnitCommitted
 from cluster.ledger import Lease
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
 from jobs.run.execute import execute
 from jobs.run.status import read_status
-from jobs.run.train import TrainingFailedError, plan_training, train
+from jobs.run.verify import repair_run, verify_run
 from jobs.specs.load import load_job
+from jobs.work.training import TrainingFailedError
 from training.checkpoints import load_card, load_weights
 from training.fit import predict_logits
+from training.fit_state import FitState
 from training.networks import build
 from training.simulation import CLASSES
 
@@ -73,6 +76,10 @@ def folder(tmp_path_factory):
     return folder
 
 
+def train(job, subscribers=()):
+    return execute(plan_job(job), SerialPool, subscribers)
+
+
 def job_of(folder, *changes, output):
     return load_job(folder / "train.yaml", [*changes, f"output={output}"])
 
@@ -99,8 +106,28 @@ def test_a_run_leaves_weights_card_history_and_an_empty_quarantine(folder):
     assert (run / "quarantine.csv").read_text() == "id,unit,code,reason\n"
     status = read_status(run)
     assert (status.state, status.kind) == ("complete", "training")
-    assert (status.objects["total"], status.units["total"]) == (48, 4)
-    assert states(run) == ["RunStarted", *["EpochEnded"] * 4, "RunFinished"]
+    assert status.objects == {"total": 48, "complete": 48, "quarantined": 0}
+    assert status.units == {"total": 1, "committed": 1, "quarantined": 0, "pending": 0}
+    assert status.epochs == {"total": 4, "done": 4}
+    begin = ["DriverStarted", "RunStarted"]
+    assert states(run) == [*begin, *["EpochEnded"] * 4, "UnitCommitted", "RunFinished"]
+
+
+def test_the_store_has_what_the_fit_came_to(folder):
+    results = xr.open_datatree(folder / "train/results.zarr", engine="zarr")
+    metrics = load_card(folder / "train/card.json").metrics
+    fit, history = results["fit"], results["history"]
+    assert fit["validation_accuracy"].dims == ("fit",)
+    assert fit["sha256"].item() == weights(folder / "train")
+    assert fit["best_epoch"].item() == metrics["best_epoch"]
+    assert fit["test_accuracy"].item() == np.float32(metrics["test_accuracy"])
+    confusion = fit["confusion"].values[0]
+    assert 1 <= confusion.sum() <= 12  # of 48, of each class its 15 %
+    assert np.trace(confusion) / confusion.sum() == metrics["test_accuracy"]
+    assert fit["class"].values.tolist() == list(CLASSES)
+    with (folder / "train/history.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    np.testing.assert_array_equal(history["train_loss"].values[0], np.float32(losses))
 
 
 def test_the_weights_load_into_an_attribution_job(folder):
@@ -154,28 +181,103 @@ def test_a_complete_run_is_left_alone(folder):
     assert told == []
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     status = read_status(run)
-    assert status.units["committed"] == status.units["total"] == 4
     assert (status.units["pending"], status.objects["complete"]) == (0, 48)
 
 
-def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path):
-    def stop(event):
-        if isinstance(event, EpochEnded) and event.epoch == 2:
+def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
+    save = FitState.save
+
+    def stop(state, path):
+        save(state, path)
+        if len(state.history) == 2:
             raise KeyboardInterrupt
 
     job = job_of(folder, output=tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
-        train(job, [stop])
-    assert read_status(tmp_path / "run").state == "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(FitState, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(job)
+    status = read_status(tmp_path / "run")
+    assert status.state == "stopped"
+    assert status.line().startswith("stopped: 1 of 4 epochs, 0 of 1 fits")
     told = []
     run = train(job, [told.append])
-    started, *epochs, finished = told
+    _, started, *epochs, committed, finished = told
     assert isinstance(started, RunStarted)
-    assert (started.units, started.done.units, started.objects) == (4, 2, 48)
-    assert [event.epoch for event in epochs] == [3, 4]
+    assert (started.units, started.epochs, started.epochs_done) == (1, 4, 1)
+    # The second epoch was done, its row not yet written.
+    assert [event.epoch for event in epochs] == [2, 3, 4]
+    assert isinstance(committed, UnitCommitted)
     assert isinstance(finished, RunFinished)
     assert read_status(run).state == "complete"
     assert weights(run) == weights(folder / "train")
+
+
+def test_a_grid_of_fits_has_the_bits_of_single_ones(folder, tmp_path):
+    vary = "vary={fit.seed: [0, 1], options.dropout: [0.25, 0.5]}"
+    run = train(job_of(folder, vary, "fit.epochs=2", output=tmp_path / "grid"))
+    single = ("fit.seed=1", "options={width: 4, dropout: 0.5}", "fit.epochs=2")
+    assert weights(run / "fits/0003") == weights(
+        train(job_of(folder, *single, output=tmp_path / "single"))
+    )
+    assert (run / "fits/0003/card.json").read_bytes() == (
+        tmp_path / "single/card.json"
+    ).read_bytes()
+    found = {weights(run / f"fits/{number:04d}") for number in range(4)}
+    assert len(found) == 4
+    results = xr.open_datatree(run / "results.zarr", engine="zarr")
+    assert [json.loads(text) for text in results["fit/setting"].values] == [
+        {"fit.seed": seed, "options.dropout": dropout} for seed in (0, 1) for dropout in (0.25, 0.5)
+    ]
+    status = read_status(run)
+    assert (status.units["total"], status.epochs) == (4, {"total": 8, "done": 8})
+    assert status.objects["total"] == 48
+
+
+def test_a_fit_of_several_that_diverges_is_quarantined_alone(folder, tmp_path):
+    vary = "vary={fit.learning_rate: [1.0e+30, 3.0e-3]}"
+    run = train(job_of(folder, vary, output=tmp_path / "grid"))
+    status = read_status(run)
+    assert status.state == "complete"
+    assert status.units["quarantined"] == 1
+    assert status.objects["quarantined"] == 0
+    with (run / "quarantine.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["id"], row["code"]) == ('{"fit.learning_rate": 1e+30}', "diverged")
+    assert not (run / "fits/0000/weights.safetensors").exists()
+    assert weights(run / "fits/0001") == weights(folder / "train")
+
+
+def test_weights_that_are_damaged_or_lost_are_named_and_made_again(folder, tmp_path):
+    job = job_of(folder, "fit.epochs=1", output=tmp_path / "run")
+    run = train(job)
+    before = weights(run)
+    content = bytearray((run / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (run / "weights.safetensors").write_bytes(content)
+    found = verify_run(run)
+    assert [(d.shard, d.fact) for d in found.damaged] == [("../weights.safetensors", "changed")]
+    repair_run(run, found)
+    assert read_status(run).state == "interrupted"
+    train(job)
+    assert weights(run) == before
+    assert verify_run(run).damaged == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("vary={fit.sed: [1]}", "vary: fit.sed is no field of the job"),
+        ("vary={fit.seed: [-1]}", r"vary: fit.seed: -1: .*must not be negative"),
+        ("vary={classes: [[a, b]]}", "vary: classes can't vary"),
+        ("vary={fit.seed: [1, 1]}", "vary: fit.seed names 1 twice"),
+        ("vary={fit.seed: []}", r"vary\.fit\.seed"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(folder, change, message):
+    with pytest.raises(RefusedError, match=message) as caught:
+        job_of(folder, change, output="run")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -359,11 +461,9 @@ def test_objects_of_other_classes_are_no_part_of_the_run(folder, tmp_path):
 
 
 def test_a_training_plan_counts_the_labelled_objects(folder):
-    job = load_job(folder / "train.yaml")
-    facts = plan_training(job)
-    assert facts["objects"] == sum(facts["classes"].values()) == 48
-    assert list(facts["classes"]) == list(job.classes)
+    job = load_job(folder / "train.yaml", [f"output={folder}/planned"])
+    facts = plan_job(job).facts
+    assert sum(facts["labelled"].values()) == 48
+    assert list(facts["labelled"]) == list(job.classes)
     network = build(job.architecture, 4, 3, job.options)
-    assert facts["parameters"] == sum(p.numel() for p in network.parameters())
-    with pytest.raises(RefusedError, match=r"no object of .* is a 'spirals'; did you mean 'sp"):
-        plan_training(load_job(folder / "train.yaml", ["classes=[smooth,spirals]"]))
+    assert facts["parameters"] == [sum(p.numel() for p in network.parameters())]

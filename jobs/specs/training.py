@@ -1,0 +1,129 @@
+"""Jobs that train networks: one, or a grid of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from training.fit_settings import FitSettings
+
+from .base import Spec
+from .execution import PLACES, Replicas
+from .job import JobSpec
+from .survey import PreprocessSpec, SurveySpec
+
+_VARIED = ("architecture", "options", "preprocess", "fit")
+"""Fields that fits of one job may differ in."""
+_MOST_FITS = 10_000
+
+
+class TrainingExecution(Spec):
+    """Where fits are made, and what their bits depend on."""
+
+    replicas: Replicas = "auto"
+    """Fits that are made at the same time; auto is as many as there is room for. Never changes
+    results."""
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 1
+    """CPU cores that are reserved for each; at least as many as threads."""
+    gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs for each, also a fraction; auto is one where there are GPUs. Whether it is zero is part
+    of the results' identity."""
+    node_labels: dict[str, str] = Field(default={})
+    """Labels, with their values, of the cluster's nodes that fits may be made on."""
+    unit_timeout: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Seconds after which a fit counts as hung and begins again from its checkpoint; auto is
+    never."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of one fit on the CPU. Results depend on it in the last bit."""
+
+
+class TrainingJob(JobSpec):
+    """Train a network on a labelled survey, or many that differ in what `vary` names."""
+
+    kind: Literal["training"]
+    survey: SurveySpec
+    """The labelled objects."""
+    architecture: str = "occulta:small_cnn"
+    """torchvision:NAME, timm:NAME or occulta:small_cnn, with random initial weights."""
+    options: dict[str, Any] = Field(default={})
+    """Keyword arguments of the architecture."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Labels in the order of the network's outputs; objects with another label are left out."""
+    preprocess: PreprocessSpec = PreprocessSpec()
+    """From survey pixels to network input."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the objects, of every class, that decides when to stop."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of the objects, of every class, that the network is judged by at the end."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides which objects are in which part; the same for all fits."""
+    fit: FitSettings = FitSettings()
+    """The optimiser, the views of the images, and when to stop."""
+    vary: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default={})
+    """Values of fields, by dotted path such as fit.seed or options.dropout; there is a fit for each
+    of their combinations, the last field changing fastest."""
+    execution: TrainingExecution = TrainingExecution()
+    """Where fits are made."""
+
+    free: ClassVar[tuple[str, ...]] = (*JobSpec.free, *PLACES)
+
+    @property
+    def settings(self) -> list[dict[str, JsonValue]]:
+        """What each fit sets, by dotted path; one fit that sets nothing, if nothing varies."""
+        return [
+            dict(zip(self.vary, values, strict=True))
+            for values in itertools.product(*self.vary.values())
+        ]
+
+    def fits(self) -> Iterator[TrainingJob]:
+        """Return the job of each fit, in the order of `settings`.
+
+        Raises
+        ------
+        ValueError
+            If a field can't be varied, or not to a value.
+        """
+        data = json.loads(self.model_dump_json())
+        for setting in self.settings:
+            yield _with(data, setting)
+
+    @model_validator(mode="after")
+    def _fits_make_sense(self) -> TrainingJob:
+        count = math.prod(len(values) for values in self.vary.values())
+        if count > _MOST_FITS:
+            raise ValueError(f"vary: makes {count:,} fits; a job has {_MOST_FITS:,} at most")
+        for path, values in self.vary.items():
+            if path.partition(".")[0] not in _VARIED:
+                raise ValueError(f"vary: {path} can't vary; {', '.join(_VARIED)} can")
+            for number, value in enumerate(values):
+                if value in values[:number]:
+                    raise ValueError(f"vary: {path} names {value!r} twice")
+        if self.vary:
+            for _ in self.fits():
+                pass
+        return self
+
+
+def _with(data: Mapping[str, Any], setting: Mapping[str, JsonValue]) -> TrainingJob:
+    """Return a job of one fit."""
+    changed = json.loads(json.dumps({**data, "vary": {}}))
+    for path, value in setting.items():
+        *parents, last = path.split(".")
+        inner = changed
+        for key in parents:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        known = isinstance(inner, dict) and (last in inner or parents[:1] == ["options"])
+        if not known:
+            raise ValueError(f"vary: {path} is no field of the job")
+        inner[last] = value
+    try:
+        return TrainingJob.model_validate_json(json.dumps(changed), strict=True)
+    except ValidationError as error:
+        text = error.errors()[0]["msg"].removeprefix("Value error, ")
+        shown = ", ".join(f"{path}: {value}" for path, value in setting.items())
+        raise ValueError(f"vary: {shown}: {text}") from error

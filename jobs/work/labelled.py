@@ -1,0 +1,138 @@
+"""The labelled objects of a survey, as a network learns from them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.unit import ObjectFailure
+from training.fit import Examples
+from training.splits import split
+
+from ..errors import RefusedError
+from ..specs.training import TrainingJob
+from ..survey import Catalogue, Cutout, Preprocess, Survey, open_reader
+
+_BLOCK = 512
+"""Objects whose cutouts are held beside the network's inputs while they are read."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fit learns from, stops by, and is judged by."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Objects that were read."""
+
+    ids: list[str]
+    images: NDArray[np.float32]
+    """(N, C, H, W), as the network sees them."""
+    labels: NDArray[np.int64]
+    """Positions among the job's classes (N,)."""
+    failures: list[ObjectFailure]
+    """Those that are left out."""
+
+    def parts(self, job: TrainingJob) -> Parts:
+        """Split the objects.
+
+        Raises
+        ------
+        RefusedError
+            If a network can't learn from what there is.
+        """
+        shares = (1 - job.validation - job.test, job.validation, job.test)
+        rows = split(self.ids, self.labels.tolist(), job.split_seed, shares)
+        parts = Parts(*(self._some(part) for part in (rows.train, rows.validation, rows.test)))
+        try:
+            parts.train.check("training", job.fit.batch_size)
+            parts.validation.check("validation", 1)
+        except ValueError as error:
+            raise RefusedError(f"{error} ({len(self.failures)} objects were left out)") from error
+        return parts
+
+    def _some(self, rows: NDArray[np.int64]) -> Examples:
+        return Examples(self.images[rows], self.labels[rows])
+
+
+def labelled_rows(classes: Sequence[str], catalogue: Catalogue) -> list[int]:
+    """Return the rows labelled with one of the classes, each of which some object must have.
+
+    Raises
+    ------
+    RefusedError
+        If no object has one of the classes.
+    """
+    labels = catalogue.labels
+    known = set(labels) - {""}
+    for name in classes:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {_some(known)}"
+            raise RefusedError(f"classes: no object of {catalogue.source} is a {name!r}; {hint}")
+    wanted = set(classes)
+    return [row for row, label in enumerate(labels) if label in wanted]
+
+
+def check_counts(job: TrainingJob, count: int) -> None:
+    """Refuse shares, or a number of objects, that leave too little to learn from.
+
+    Raises
+    ------
+    RefusedError
+        With the numbers.
+    """
+    train = 1 - job.validation - job.test
+    if train <= 0:
+        raise RefusedError(
+            f"validation, test: {job.validation:g} and {job.test:g} leave nothing to train on; "
+            "lower one"
+        )
+    if count * train < job.fit.batch_size:
+        raise RefusedError(
+            f"training set has {count * train:.0f} images, it needs {job.fit.batch_size} or more; "
+            "add objects or lower batch_size"
+        )
+
+
+def read_labelled(job: TrainingJob, survey: Survey) -> Labelled:
+    """Read a survey's labelled objects; those that can't be used are left out, with the reason."""
+    rows = labelled_rows(job.classes, survey.catalogue)
+    bands, *shape = survey.image_shape
+    resized = job.preprocess.size != "native"
+    reader = open_reader(job.survey, bands, None if resized else (shape[0], shape[1]))
+    preprocess = Preprocess(job.preprocess, bands)
+    refused = {failure.index: failure for failure in survey.catalogue.failures()}
+    failures = [refused[row] for row in rows if row in refused]
+    good = [row for row in rows if row not in refused]
+    images = np.empty((len(good), bands, *preprocess.output_shape((shape[0], shape[1]))), "f4")
+    position = {name: index for index, name in enumerate(job.classes)}
+    ids: list[str] = []
+    labels: list[int] = []
+    for start in range(0, len(good), _BLOCK):
+        numbers = good[start : start + _BLOCK]
+        block = survey.catalogue.take(numbers)
+        answers = zip(numbers, block.ids, block.labels, reader.read(block), strict=True)
+        for row, name, label, answer in answers:
+            if isinstance(answer, Cutout):
+                images[len(ids)] = preprocess.apply(answer.pixels)
+                ids.append(name)
+                labels.append(position[label])
+            else:
+                failures.append(answer.of(row, name))
+    failures.sort(key=lambda failure: failure.index)
+    return Labelled(ids, images[: len(ids)], np.array(labels, dtype=np.int64), failures)
+
+
+def _some(labels: set[str], shown: int = 8) -> str:
+    names = sorted(labels)
+    return ", ".join(names[:shown] + ["..."] * (len(names) > shown)) or "no labels at all"
