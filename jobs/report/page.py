@@ -21,10 +21,13 @@ from cluster.text import one_line
 
 from ..errors import RefusedError
 from ..run.status import read_manifest
+from ..work.fit_files import FITS
 from . import figures, readings
+from .charts import Chart
 from .class_maps import Swatch, swatches
 from .facts import RunFacts, count_status, load_facts, read_quarantine
 from .gallery import Shelf, inception_shelves, network_shelves, run_shelves
+from .grids import grid_charts, read_fits
 from .localisation import localise
 from .numbers import measured, other_arrays
 from .overlays import class_grids
@@ -172,10 +175,17 @@ def render(content: Content, read_pixels: ReadPixels) -> str:
             if rows
         ],
         training=[
-            {"run": name, "charts": figures.training_charts(read_history(path))}
+            {"run": name, "charts": _training_charts(path)}
             for name, path in content.trained.items()
         ],
     )
+
+
+def _training_charts(run: Place) -> list[Chart]:
+    """Chart the epochs of a single fit, or what several came to."""
+    if (run / FITS).exists():
+        return grid_charts(read_fits(run))
+    return figures.training_charts(read_history(run))
 
 
 def _shelves(content: Content) -> list[Shelf]:

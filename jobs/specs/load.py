@@ -20,6 +20,7 @@ from .jobs import KINDS, AttributionJob, InceptionismJob
 from .methods import SECTIONS
 from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
+from .trained import trained_network
 from .training import TrainingJob
 
 _MAX_BYTES = 1 << 20
@@ -56,6 +57,10 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
     kind = data.get("kind")
     if kind not in KINDS:
         raise RefusedError(f"{where}: kind: {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    network = data.get("network")
+    if isinstance(network, str) and "network" in KINDS[kind].model_fields:
+        place = (folder / Path(network).expanduser()).resolve()
+        data = {**data, "network": trained_network(place)}
     try:
         job = KINDS[kind].model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:

@@ -212,8 +212,14 @@ WORK_CODES: dict[str, ErrorCode] = {
         "An endless loop in a network's own code, or a file system that never answers.",
         "Look at the object's file and the network, or raise execution.unit_timeout.",
     ),
+    "training_diverged": ErrorCode(
+        "A fit of several came to a loss that is not finite; it has no network. The id is what the "
+        "fit sets.",
+        "A learning rate that is too high for the architecture or its first weights.",
+        "Leave the fit out of vary, or lower fit.learning_rate.",
+    ),
 }
-"""What goes wrong when a readable object is explained."""
+"""What goes wrong when readable objects are explained or learned from."""
 
 CODE_GROUPS: dict[str, dict[str, ErrorCode]] = {
     "The catalogue's row": CATALOGUE_CODES,

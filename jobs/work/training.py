@@ -201,7 +201,7 @@ class OpenTraining:
         if len(work.fits) == 1:
             raise TrainingFailedError(f"{work.run}: {reason}; then give another --out")
         setting = json.dumps(work.job.settings[number])
-        failure = ObjectFailure(number, setting, "diverged", reason)
+        failure = ObjectFailure(number, setting, "training_diverged", reason)
         return UnitResult(self._arrays(number, {}, ()), (failure,))
 
     def _arrays(

@@ -112,7 +112,7 @@ def test_counters_equal_the_ledger_also_after_a_resume(address, tmp_path):
         "seconds": sum(receipt.seconds for receipt in receipts),
     }
     assert expected["retries"] > 0
-    wait_until(lambda: endpoint.counters().get("units") == 12)
+    wait_until(lambda: endpoint.counters().get("units") == 12, 180)
     found = endpoint.counters()
     if expected["seconds"] == 0:
         del expected["seconds"]

@@ -53,6 +53,8 @@ def test_each_event_is_a_line_with_time_name_and_content(path):
         "objects": 20,
         "replicas": 1,
         "refused": 3,
+        "epochs": 0,
+        "epochs_done": 0,
     }
     assert (second["event"], second["forward"], second["bytes"]) == ("UnitCommitted", 5, 7)
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from cluster.ledger import Lease
 from cluster.pool import SerialPool
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
+from jobs.report import write_report
 from jobs.run.execute import execute
 from jobs.run.status import read_status
 from jobs.run.verify import repair_run, verify_run
@@ -141,6 +143,20 @@ def test_the_weights_load_into_an_attribution_job(folder):
     assert plan_job(load_job(folder / "why.yaml", change)).digests["network"] != digest
 
 
+def test_a_run_is_named_in_one_line_as_the_network_of_another(folder, tmp_path):
+    whole = load_job(folder / "why.yaml")
+    for place in ("train", "train/card.json"):
+        job = load_job(folder / "why.yaml", [f"network={place}"])
+        assert job.network == whole.network.model_copy(
+            update={"sha256": weights(folder / "train"), "preprocess": whole.network.preprocess}
+        )
+    with pytest.raises(RefusedError, match=r"network: .*survey holds no card\.json; give the fol"):
+        load_job(folder / "why.yaml", ["network=survey"])
+    (tmp_path / "fits").mkdir()
+    with pytest.raises(RefusedError, match=r"holds several networks; name one, such as .*0000"):
+        load_job(folder / "why.yaml", [f"network={tmp_path}"])
+
+
 def test_outputs_are_in_the_order_of_the_classes(folder, tmp_path):
     from astropy.io import fits
 
@@ -232,6 +248,12 @@ def test_a_grid_of_fits_has_the_bits_of_single_ones(folder, tmp_path):
     status = read_status(run)
     assert (status.units["total"], status.epochs) == (4, {"total": 8, "done": 8})
     assert status.objects["total"] == 48
+    accuracy = results["fit/test_accuracy"].values.reshape(2, 2).mean(axis=0)
+    page = write_report([run], tmp_path / "report.html").read_text()
+    assert "Accuracy against options.dropout" in page
+    best = (0.25, 0.5)[accuracy.argmax()]
+    found = re.search(r"highest, ([\d.]+)(?: ± [\d.]+)?, with options.dropout (\S+);", page)
+    assert (float(found[1]), float(found[2])) == (pytest.approx(accuracy.max(), abs=1e-3), best)
 
 
 def test_a_fit_of_several_that_diverges_is_quarantined_alone(folder, tmp_path):
@@ -243,7 +265,7 @@ def test_a_fit_of_several_that_diverges_is_quarantined_alone(folder, tmp_path):
     assert status.objects["quarantined"] == 0
     with (run / "quarantine.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert (row["id"], row["code"]) == ('{"fit.learning_rate": 1e+30}', "diverged")
+    assert (row["id"], row["code"]) == ('{"fit.learning_rate": 1e+30}', "training_diverged")
     assert not (run / "fits/0000/weights.safetensors").exists()
     assert weights(run / "fits/0001") == weights(folder / "train")
 
