@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,19 +213,13 @@ def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
 
 
 def _plan_training(job: TrainingJob, gpus: int) -> Plan:
-    run = open_place(job.output)
-    if not isinstance(run, Path):
-        raise RefusedError(
-            f"output: {run}: a training job writes to a folder; give one that all nodes see, and "
-            "copy the weights when it is done"
-        )
     device, placement = _placement(job.execution, gpus)
     threads = job.execution.threads
     placement = replace(placement, cpus=max(placement.cpus, threads))
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     rows = labelled_rows(job.classes, survey.catalogue)
     snapshot = survey.snapshot()
-    workload = TrainingWorkload(job, run, snapshot.digest, device)
+    workload = TrainingWorkload(job, open_place(job.output), snapshot.digest, device)
     for fit in workload.fits:
         check_counts(fit, len(rows))
     bands, *shape = survey.image_shape

@@ -45,6 +45,8 @@ class NetworkCard:
     """Digest of the survey that it was trained on."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the architecture."""
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    """What was minimised, and what one must know of it to use the outputs."""
 
 
 def save_weights(network: nn.Module, path: Path) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from attribution.arrays import ArraySpec
 from attribution.partials import Array
 from cluster.errors import OccultaError
+from cluster.place import Place
 from cluster.unit import ObjectFailure, WorkUnit
 from cluster.workload import UnitResult
 from training.checkpoints import NetworkCard, card_bytes, weights_bytes
@@ -27,14 +27,17 @@ from training.networks import build
 from ..errors import RefusedError
 from ..specs.training import TrainingJob
 from ..survey import open_survey
-from .fit_files import CARD, WEIGHTS, fit_path
+from .fit_files import CARD, WEIGHTS, FitFiles, fit_path
 from .labelled import Labelled, Parts, read_labelled
 
 _COLUMNS = {
-    "train_loss": "mean cross entropy over the epoch's steps",
-    "validation_loss": "mean cross entropy without augmentation and dropout",
+    "train_loss": "mean loss over the epoch's steps, with augmentation and dropout",
+    "validation_loss": "mean loss of the validation set, without them",
     "train_accuracy": "accuracy on the views seen in the epoch",
     "validation_accuracy": "accuracy on the validation set",
+    "still_train_loss": "mean loss of training objects without augmentation and dropout",
+    "gap": "validation loss less that of training objects: grows with overfitting",
+    "gradient_norm": "mean over the steps of the gradient's norm",
     "learning_rate": "learning rate at the last step",
 }
 
@@ -50,7 +53,7 @@ class TrainingWorkload:
     """A training job; an object of its run is a fit."""
 
     job: TrainingJob
-    run: Path
+    run: Place
     survey_digest: str
     device: str
 
@@ -113,8 +116,8 @@ class OpenTraining:
             network = build_network(job, self._survey.image_shape[0]).to(work.device)
             try:
                 parts = labelled.parts(job)
-                folder = work.run / fit_path(number, len(work.fits))
-                result = fit(network, parts.train, parts.validation, job.fit, folder)
+                files = FitFiles(work.run, fit_path(number, len(work.fits)))
+                result = fit(network, parts.train, parts.validation, job.fit, files)
             except FloatingPointError as error:
                 return self._diverged(number, str(error))
             except ValueError as error:
@@ -175,6 +178,7 @@ class OpenTraining:
             metrics,
             work.survey_digest,
             job.options,
+            result.loss,
         )
         folder = fit_path(number, len(work.fits))
         values = {

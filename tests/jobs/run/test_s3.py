@@ -48,6 +48,18 @@ methods: [{method: saliency}]
 execution: {micro_batch: 2, shard_objects: 2, replicas: 1}
 output: why
 """
+TRAINING = """
+kind: training
+name: net
+survey: {format: simulated, path: survey}
+classes: [smooth, spiral, barred, edge_on]
+options: {width: 2}
+preprocess: {size: 32, stretch: asinh, scale: 0.1}
+validation: 0.25
+test: 0.25
+fit: {epochs: 2, batch_size: 2}
+output: net
+"""
 SHARD = "saliency/attribution/c.1.0.0.0"
 
 
@@ -56,6 +68,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
     (folder / "simulation.yaml").write_text(SIMULATION)
     (folder / "job.yaml").write_text(JOB)
+    (folder / "training.yaml").write_text(TRAINING)
     torch.manual_seed(0)
     save_weights(build("occulta:small_cnn", 4, 3, {"width": 4}), folder / "weights.safetensors")
     for job in ("simulation", "job"):
@@ -122,6 +135,26 @@ def test_a_run_on_s3_has_the_bytes_of_a_local_one(folder, endpoint, faults):
     with access_to(endpoint):
         check_same(run, folder / "why")
     assert bool(sum(strikes.struck.values())) == bool(FAULTS[faults])
+
+
+def test_a_network_trained_on_s3_is_that_of_a_local_training(folder, endpoint):
+    def train(output):
+        job = load_job(folder / "training.yaml", [f"output={output}"])
+        return execute(plan_job(job), SerialPool)
+
+    with access_to(endpoint):
+        local, run = train(folder / "net"), train(f"s3://{BUCKET}/net")
+        for name in ("weights.safetensors", "card.json"):
+            assert (run / name).read_bytes() == (local / name).read_bytes()
+        check_same(run, local)
+        assert read_status(run).epochs == {"total": 2, "done": 2}
+        (run / "weights.safetensors").unlink()
+        found = verify_run(run)
+        assert [damage.shard for damage in found.damaged] == ["../weights.safetensors"]
+        repair_run(run, found)
+        # The checkpoint has all that is needed, so no epoch is made again.
+        train(str(run))
+        check_same(run, local)
 
 
 def test_a_damaged_run_is_repaired(folder, endpoint):

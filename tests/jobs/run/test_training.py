@@ -203,8 +203,8 @@ def test_a_complete_run_is_left_alone(folder):
 def test_a_stopped_run_says_so_and_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
     save = FitState.save
 
-    def stop(state, path):
-        save(state, path)
+    def stop(state, store):
+        save(state, store)
         if len(state.history) == 2:
             raise KeyboardInterrupt
 
