@@ -26,7 +26,7 @@ def predict_logits(
     The network's mode is put back afterwards.
     """
     device = device_of(network)
-    with _evaluating(network):
+    with evaluating(network):
         parts = [
             network(rows_of(images, rows).to(device)).float().cpu()
             for rows in _spans(np.arange(len(images)), batch_size)
@@ -49,7 +49,7 @@ def evaluate(
     device = device_of(network)
     loss = hits = tries = 0.0
     batches = _spans(rows[processes.share(len(rows))], _BATCH)
-    with _evaluating(network), closing(read_ahead(source, batches)) as ahead:
+    with evaluating(network), closing(read_ahead(source, batches)) as ahead:
         for images, targets in ahead:
             outputs, wanted = network(images.to(device)).float(), targets.to(device)
             loss += float(objective.losses(outputs, wanted).double().sum())
@@ -70,7 +70,8 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode without gradients, and each module's mode back."""
     modes = {part: part.training for part in network.modules()}
     network.eval()
     try:

@@ -51,9 +51,9 @@ def split(
         object, and a few objects near the two borders move when the survey grows. False compares
         the hashes with the shares: an object never moves, and the shares are right only on average.
     groups
-        Number of the group of each object, as from `training.neighbours.sky_groups`. A group goes where its object with
-        the first id goes, and counts for that object's class; the shares are then right to one
-        group.
+        Number of the group of each object, as from `training.neighbours.sky_groups`. A group goes
+        where its object with the first id goes, and counts for that object's class; the shares are
+        then right to one group.
 
     Raises
     ------
