@@ -29,10 +29,12 @@ class Placement:
     """GPUs, or a fraction of one: replicas may share it."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node has, with their values."""
+    processes: int = 1
+    """Where a replica leads a group of processes, how many; each needs as much, on any node."""
 
     def room(self, nodes: Iterable[Node]) -> int:
         """Count the replicas that fit on some nodes, if nobody else uses them."""
-        return sum(self._room(node) for node in nodes)
+        return sum(self._room(node) for node in nodes) // self.processes
 
     def _room(self, node: Node) -> int:
         if any(node.labels.get(name) != value for name, value in self.labels.items()):
@@ -58,6 +60,8 @@ class Placement:
         if replicas <= room:
             return
         needs = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+        if self.processes > 1:
+            needs = f"{self.processes} times {needs}"
         if self.labels:
             listed = ", ".join(f"{name}={value}" for name, value in self.labels.items())
             needs += f" of a node with {listed}"

@@ -84,8 +84,9 @@ class RayPool:
         self._work = (code_digest(), ray.cloudpickle.dumps(workload), store)
         # Ray's own restarts would skip `open`, and would go on for ever where none succeeds.
         self._class = ray.remote(
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
+            # Who leads a group only waits for it.
+            num_cpus=placement.cpus if placement.processes == 1 else 0,
+            num_gpus=placement.gpus if placement.processes == 1 else 0,
             label_selector=dict(placement.labels),
             max_restarts=0,
             max_task_retries=0,

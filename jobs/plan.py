@@ -215,11 +215,12 @@ def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
 def _plan_training(job: TrainingJob, gpus: int) -> Plan:
     device, placement = _placement(job.execution, gpus)
     threads = job.execution.threads
-    placement = replace(placement, cpus=max(placement.cpus, threads))
+    processes = job.execution.processes
+    placement = replace(placement, cpus=max(placement.cpus, threads), processes=processes)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     rows = labelled_rows(job.classes, survey.catalogue)
     snapshot = survey.snapshot()
-    workload = TrainingWorkload(job, open_place(job.output), snapshot.digest, device)
+    workload = TrainingWorkload(job, open_place(job.output), snapshot.digest, device, placement)
     for fit in workload.fits:
         check_counts(fit, len(rows))
     bands, *shape = survey.image_shape

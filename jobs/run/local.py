@@ -62,7 +62,7 @@ def cluster_gpus(address: str | None) -> int:
 
 def embedded_replicas(plan: Plan) -> range:
     """Tell from how many replicas to how many a plan runs on this machine alone."""
-    room = max(1, int(available_cpus() / plan.placement.cpus))
+    room = max(1, int(available_cpus() / plan.placement.cpus) // plan.placement.processes)
     if plan.replicas is None:
         return range(room, room + 1)
     least, most = plan.replicas[0], plan.replicas[-1]
@@ -81,6 +81,7 @@ def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber
         placement = plan.placement
         replicas = embedded_replicas(plan) if address is None else plan.replicas
         most = 0 if replicas is None else replicas[-1]
+        most *= placement.processes
         cpus, gpus = math.ceil(most * placement.cpus), math.ceil(most * placement.gpus)
         with (
             ray_cluster(address, cpus=cpus, gpus=gpus),

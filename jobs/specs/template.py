@@ -150,7 +150,8 @@ execution:
   gpus_per_replica: auto       # auto is one where there are GPUs; also a fraction
   node_labels: {{}}              # labels of the cluster's nodes that fits may be made on
   unit_timeout: auto           # seconds after which a fit counts as hung; auto is never
-  threads: 1                   # of one fit on the CPU; results depend on it in the last bit
+  threads: 1                   # of a fit's process on the CPU; results depend on it in the last bit
+  processes: 1                 # that share each batch of a fit; results depend on it
 output: runs/my-network
 """
 

@@ -39,7 +39,10 @@ class TrainingExecution(Spec):
     """Seconds after which a fit counts as hung and begins again from its checkpoint; auto is
     never."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of one fit on the CPU. Results depend on it in the last bit."""
+    """Threads of each process of a fit on the CPU. Results depend on it in the last bit."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that share each batch of a fit, on any node, with cpus_per_replica and
+    gpus_per_replica each. Results depend on it: batch norm sees each share by itself."""
 
 
 class TrainingJob(JobSpec):

@@ -17,6 +17,7 @@ from attribution.arrays import ArraySpec
 from attribution.partials import Array
 from cluster.errors import OccultaError
 from cluster.place import Place
+from cluster.placement import Placement
 from cluster.unit import ObjectFailure, WorkUnit
 from cluster.workload import UnitResult
 from training.checkpoints import NetworkCard, card_bytes, weights_bytes
@@ -56,6 +57,7 @@ class TrainingWorkload:
     run: Place
     survey_digest: str
     device: str
+    placement: Placement
 
     @cached_property
     def fits(self) -> tuple[TrainingJob, ...]:
@@ -108,8 +110,21 @@ class OpenTraining:
         self._labelled: tuple[str, Labelled] | None = None
 
     def compute(self, unit: WorkUnit) -> UnitResult:
-        """Make a fit, or the rest of it."""
-        number, work = unit.key.start, self._work
+        """Make a fit, or the rest of it, alone or as the leader of a group."""
+        number, placement = unit.key.start, self._work.placement
+        if placement.processes == 1:
+            return self.fit(number)
+        # Slow to import, and seldom needed.
+        from cluster.fit_group import run_group  # noqa: PLC0415
+
+        work = self._work
+        return run_group(
+            lambda: work.open().fit(number), placement.processes, placement.cpus, placement.gpus
+        )
+
+    def fit(self, number: int) -> UnitResult:
+        """Make a fit in this process and those of its group."""
+        work = self._work
         job = work.fits[number]
         labelled = self._read(job)
         with _threads(job.execution.threads):
