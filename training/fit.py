@@ -28,6 +28,7 @@ from .losses import objective_of
 from .optimizers import ALL_FREE, Freedom, make_optimizer
 from .processes import Processes
 from .steps import Steps
+from .tensorboard import EVENTS, check_installed, events_of
 
 __all__ = [
     "EpochRecord",
@@ -77,8 +78,8 @@ def fit(
     settings
         Everything else that decides the result.
     store
-        Receives ``checkpoint.pt``, ``history.csv`` and ``history.jsonl``, and belongs to this fit
-        alone; a path is a folder.
+        Receives ``checkpoint.pt``, ``history.csv``, ``history.jsonl`` and TensorBoard's events if
+        asked, and belongs to this fit alone; a path is a folder.
     on_epoch
         Called after each epoch, once its checkpoint is written; an exception ends the fit there.
     freedom
@@ -99,6 +100,8 @@ def fit(
     objective = objective_of(settings, train.targets(), validation.targets())
     device = device_of(network)
     _check_precision(settings, device)
+    if settings.tensorboard:
+        check_installed()
     freedom.freeze(network)
     state = FitState.start(
         network,
@@ -144,6 +147,8 @@ class _Run:
     def write_history(self) -> None:
         if self.steps.processes.rank == 0:
             write_history(self.steps.state.history, self.store)
+            if self.steps.settings.tensorboard:
+                self.store.write(EVENTS, events_of(self.steps.state.history))
 
     def epoch(self) -> EpochRecord:
         """Make an epoch, or the rest of it."""
@@ -185,8 +190,8 @@ def _identity(
 ) -> dict[str, str]:
     """Return what a continued fit must agree on, by name."""
     named = {name: repr(value) for name, value in asdict(settings).items()}
-    # How often a fit saves its state changes nothing of it.
-    del named["checkpoint_steps"]
+    # How often a fit saves its state, and what it tells, changes nothing of it.
+    del named["checkpoint_steps"], named["tensorboard"]
     return {
         **named,
         "training set": train.digest(),

@@ -62,6 +62,8 @@ class FitSettings:
     """Training objects, at most, that are evaluated like the validation set after each epoch."""
     checkpoint_steps: int = 0
     """Steps between checkpoints within an epoch; 0 writes one at each epoch's end alone."""
+    tensorboard: bool = False
+    """Also write the history as events that TensorBoard reads; needs the extra tensorboard."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Which views of the training images are seen."""
     seed: int = 0

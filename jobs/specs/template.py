@@ -131,6 +131,7 @@ fit:
   monitor: validation_loss     # validation_loss | validation_accuracy
   gap_objects: 512             # training objects that are evaluated like the validation set
   checkpoint_steps: 0          # steps between checkpoints within an epoch; 0: at its end alone
+  tensorboard: false           # also write events that TensorBoard reads
   augmentation:                # random views of the training images
     rotation: 360.0            # degrees; 360 is any angle
     shift: 4.0                 # pixels, either way along each axis
