@@ -56,10 +56,11 @@ class Record:
 class Campaign:
     """Runs, struck until there were enough faults."""
 
-    def __init__(self, folder: Path, faults: int, seed: int) -> None:
+    def __init__(self, folder: Path, faults: int, seed: int, only: str | None) -> None:
         self.arena = Arena(folder, _longer)
         self.faults = faults
         self.dice = random.Random(seed)
+        self.only = only
         self.disk = folder / "disk"
         self.disk.mkdir()
         self.can_mount = os.geteuid() == 0 and self._mount("-t", "tmpfs", "-o", f"size={DISK}")
@@ -138,6 +139,8 @@ class Campaign:
             return code
 
     def _pick(self) -> str:
+        if self.only:
+            return self.only
         kinds = [k for k in LIVE if self.can_mount or k not in NEED_A_DISK]
         return self.dice.choices(kinds, [LIVE[kind][0] for kind in kinds])[0]
 
@@ -205,11 +208,12 @@ class Campaign:
         return True
 
     def make_read_only(self, driver: Driver) -> bool:
-        """Let nobody write, at least not into new files, until the driver gives up."""
-        while not self._mount("-o", "remount,ro") and driver.process.poll() is None:
-            time.sleep(0.01)  # busy: a file is open for writing
+        """Let nobody open a file for writing until the driver gives up."""
+        # Where files are open, only a second view of the file system can be read-only.
+        for options in (("--bind",), ("-o", "remount,bind,ro")):
+            subprocess.run(["mount", *options, str(self.disk), str(self.disk)], check=True)
         driver.end()
-        self._mount("-o", f"remount,rw,size={DISK}")
+        subprocess.run(["umount", str(self.disk)], check=True)
         return True
 
     def close(self) -> None:
@@ -327,10 +331,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", choices=LIVE, help="the one kind of fault while a run is worked on"
+    )
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="occulta-chaos-") as folder:
-        campaign = Campaign(Path(folder), options.faults, options.seed)
+        campaign = Campaign(Path(folder), options.faults, options.seed, options.only)
         try:
             campaign.fight()
         finally:
