@@ -64,7 +64,8 @@ def main() -> None:
                 history = whole.history
             else:
                 choice = Transfer("frozen" if name.startswith("frozen") else "all")
-                history = transfer(network, train, validation, settings, choice, place).history
+                done = transfer(network, train, validation, settings, choice, place)
+                history = done.fit.history
         took[name] = time.perf_counter() - began
         best = max(record.validation_accuracy for record in history)
         lines.append(f"{name:32}{took[name]:10.1f}{best:28.2f}")

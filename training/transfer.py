@@ -16,7 +16,7 @@ from .blocks import blocks_of
 from .evaluation import device_of, evaluating
 from .examples import Examples, Source
 from .files import Store
-from .fit import fit
+from .fit import FitResult, fit
 from .fit_settings import FitSettings
 from .fit_state import EpochRecord
 from .networks import head_of
@@ -58,10 +58,8 @@ _EITHER = f"must be {', '.join(get_args(Strategy)[:-1])} or {get_args(Strategy)[
 class Transferred:
     """What a transfer came to; the network holds the best weights."""
 
-    history: tuple[EpochRecord, ...]
-    """One record per epoch, in order."""
-    best_epoch: int
-    """Counted from 1."""
+    fit: FitResult
+    """The fit, of the last layer alone where that is what was trained."""
     trained: int
     """Parameters that could change."""
     parameters: int
@@ -104,7 +102,7 @@ def transfer(
         result = fit(network, train, validation, settings, store, on_epoch, freedom)
     sizes = [(part.numel(), part.requires_grad) for part in network.parameters()]
     trained = sum(size for size, free in sizes if free)
-    return Transferred(result.history, result.best_epoch, trained, sum(size for size, _ in sizes))
+    return Transferred(result, trained, sum(size for size, _ in sizes))
 
 
 def freedom_of(network: nn.Module, choice: Transfer) -> Freedom:

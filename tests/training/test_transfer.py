@@ -88,10 +88,10 @@ def test_frozen_features_train_the_head_as_the_whole_network_would(parts, tmp_pa
     for name, part in cached.state_dict().items():
         torch.testing.assert_close(part, whole.state_dict()[name], atol=1e-4, rtol=0.0, msg=name)
         assert name.startswith("head.4.") or torch.equal(part, before[name]), name
-    for ours, theirs in zip(done.history, result.history, strict=True):
+    for ours, theirs in zip(done.fit.history, result.history, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-3)
         assert ours.validation_loss == pytest.approx(theirs.validation_loss, rel=1e-3)
-    assert (done.trained, done.best_epoch) == (64 * 2 + 2, result.best_epoch)
+    assert (done.trained, done.fit.best_epoch) == (64 * 2 + 2, result.best_epoch)
     assert not cached.training
 
 
