@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,15 +181,33 @@ class LastLayer(nn.Module):
         return logits
 
 
-def features_of(network: nn.Module, source: Source) -> Examples:
-    """Return what the last layer sees of each object, (N, F, 1, 1), in evaluation mode."""
+@dataclass(frozen=True)
+class Features(Examples):
+    """What the last layer of a network sees of each object, (N, F, 1, 1)."""
+
+    origin: str
+    """Digest of the images and of the weights that made the features."""
+
+    def digest(self) -> str:
+        """Return where they come from: their own last bits depend on the machine."""
+        return self.origin
+
+
+def features_of(network: nn.Module, source: Source) -> Features:
+    """Return what the last layer sees of each object, in evaluation mode."""
     device = device_of(network)
     parts = []
     with evaluating(network):
         for first in range(0, len(source), _BATCH):
             rows = np.arange(first, min(first + _BATCH, len(source)))
             parts.append(_features(network, source.take(rows)[0].to(device)).float().cpu())
-    return Examples(torch.cat(parts).numpy(), source.targets())
+    origin = hashlib.sha256(source.digest().encode())
+    head = _head(network)
+    for name, part in network.state_dict().items():
+        if not name.startswith(f"{head}."):
+            origin.update(name.encode())
+            origin.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return Features(torch.cat(parts).numpy(), source.targets(), origin.hexdigest())
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:

@@ -95,6 +95,28 @@ def test_frozen_features_train_the_head_as_the_whole_network_would(parts, tmp_pa
     assert not cached.training
 
 
+def test_a_stopped_transfer_goes_on_to_the_same_bits(parts, tmp_path):
+    class StopHereError(Exception):
+        pass
+
+    def stop(record):
+        if record.epoch == 2:
+            raise StopHereError
+
+    for strategy in ("frozen", "last_blocks"):
+        whole, stopped, choice = small(), small(), Transfer(strategy)
+        transfer(whole, *parts, SETTINGS, choice, tmp_path / f"{strategy}-whole")
+        folder = tmp_path / strategy
+        with pytest.raises(StopHereError):
+            transfer(stopped, *parts, SETTINGS, choice, folder, stop)
+        again = small()
+        transfer(again, *parts, SETTINGS, choice, folder)
+        for name, part in again.state_dict().items():
+            assert torch.equal(part, whole.state_dict()[name]), (strategy, name)
+    with pytest.raises(ValueError, match="training set, validation set changed"):
+        transfer(small(seed=1), *parts, SETTINGS, Transfer("frozen"), tmp_path / "frozen")
+
+
 def test_features_are_what_the_last_layer_sees(parts):
     network = small()
     features = features_of(network, parts[0])
@@ -103,6 +125,15 @@ def test_features_are_what_the_last_layer_sees(parts):
     logits = features.images[:, :, 0, 0] @ weight.T + bias
     np.testing.assert_allclose(logits, predict_logits(network, parts[0].images), atol=1e-5)
     assert network.training
+
+
+def test_features_are_known_by_images_and_weights_but_not_by_the_last_layer_s(parts):
+    digest = features_of(small(), parts[0]).digest()
+    same, other = small(), small(seed=1)
+    nn.init.zeros_(same.head[4].weight)
+    assert features_of(same, parts[0]).digest() == digest
+    assert features_of(other, parts[0]).digest() != digest
+    assert features_of(small(), parts[1]).digest() != digest
 
 
 def test_a_network_that_goes_on_after_its_last_layer_is_not_cached(parts, tmp_path):
