@@ -268,7 +268,7 @@ def test_an_error_of_the_reader_ends_the_fit_and_its_thread(parts, tmp_path):
 
 def test_half_precision_trains_on_the_cpu_and_float16_is_refused_there(parts, tmp_path):
     network = new_network()
-    settings = replace(SETTINGS, epochs=6, precision="bfloat16")
+    settings = replace(SETTINGS, epochs=3, precision="bfloat16")
     result = fit(network, *parts, settings, tmp_path / "bfloat16")
     assert max(record.validation_accuracy for record in result.history) > 0.9
     assert {part.dtype for part in network.parameters()} == {torch.float32}
@@ -311,7 +311,7 @@ def test_votes_and_numbers_can_be_learnt(parts, tmp_path, loss):
         votes = np.stack([8 - 7 * part.labels, 1 + 7 * part.labels], axis=1)
         return Examples(part.images, votes if "multinomial" in loss else votes / 3.0)
 
-    settings = replace(SETTINGS, epochs=12, loss=loss, patience=12)
+    settings = replace(SETTINGS, epochs=6, loss=loss, patience=6)
     result = fit(new_network(), *map(with_targets, parts), settings, tmp_path)
     assert result.loss["loss"] == loss
     best = result.history[result.best_epoch - 1]
