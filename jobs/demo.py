@@ -295,8 +295,7 @@ def _training(folder: Path, epochs: int) -> TrainingJob:
         survey={"format": "simulated", "path": "survey-a-1"},
         classes=list(CLASSES),
         preprocess=dict(PREPROCESS),
-        test=0.05,
-        validation=0.1,
+        split={"validation": 0.1, "test": 0.05},
         fit={"epochs": epochs},
         execution={"threads": 2},
     )

@@ -18,8 +18,10 @@ from .inceptionism import IMAGES
 from .job import JobSpec
 from .jobs import KINDS, AttributionJob, InceptionismJob
 from .methods import SECTIONS
+from .network import NetworkSpec
 from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
+from .survey import SurveySpec
 from .trained import trained_network
 from .training import TrainingJob
 
@@ -57,10 +59,15 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
     kind = data.get("kind")
     if kind not in KINDS:
         raise RefusedError(f"{where}: kind: {kind!r} is unknown; use one of {', '.join(KINDS)}")
-    network = data.get("network")
-    if isinstance(network, str) and "network" in KINDS[kind].model_fields:
-        place = (folder / Path(network).expanduser()).resolve()
-        data = {**data, "network": trained_network(place)}
+    for field in ("network", "start"):
+        named = data.get(field)
+        if isinstance(named, str) and field in KINDS[kind].model_fields:
+            place = (folder / Path(named).expanduser()).resolve()
+            data = {**data, field: trained_network(place, field)}
+    if isinstance(data.get("start"), dict):
+        # What the network is, and how it sees pixels, need not be said twice.
+        told = ("architecture", "options", "preprocess")
+        data = {**{name: data["start"][name] for name in told if name in data["start"]}, **data}
     try:
         job = KINDS[kind].model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
@@ -124,18 +131,28 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         return str((folder / Path(text).expanduser()).resolve()) if "://" not in text else text
 
     updates: dict[str, Any] = {"output": resolve(job.output)}
-    survey = job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
-    if survey is not None:
+
+    def survey_of(survey: SurveySpec) -> SurveySpec:
         places = {"path": resolve(survey.path)}
         if survey.catalogue is not None:
             places["catalogue"] = resolve(survey.catalogue)
-        updates["survey"] = survey.model_copy(update=places)
-    if isinstance(job, AttributionJob | InceptionismJob):
-        network = {"weights": resolve(job.network.weights)}
-        scheme, _, source = job.network.architecture.partition(":")
+        return survey.model_copy(update=places)
+
+    def network_of(network: NetworkSpec) -> NetworkSpec:
+        changed = {"weights": resolve(network.weights)}
+        scheme, _, source = network.architecture.partition(":")
         if scheme == "file":
-            network["architecture"] = f"file:{resolve(source)}"
-        updates["network"] = job.network.model_copy(update=network)
+            changed["architecture"] = f"file:{resolve(source)}"
+        return network.model_copy(update=changed)
+
+    survey = job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
+    if survey is not None:
+        updates["survey"] = survey_of(survey)
+    if isinstance(job, AttributionJob | InceptionismJob):
+        updates["network"] = network_of(job.network)
+    if isinstance(job, TrainingJob):
+        updates["also_test"] = {name: survey_of(other) for name, other in job.also_test.items()}
+        updates["start"] = network_of(job.start) if job.start else None
     return job.model_copy(update=updates)
 
 

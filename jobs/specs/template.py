@@ -109,9 +109,20 @@ options: {{}}                    # keyword arguments of the architecture
 classes: [smooth, featured]    # labels, in the order of the network's outputs
 preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
-validation: 0.15               # share of every class that decides when to stop
-test: 0.15                     # share of every class that judges the network at the end
-split_seed: 0                  # which objects are in which part; the same for all fits
+start: null                    # folder of a training run whose network to begin with
+transfer:                      # what of that network is trained again
+  strategy: all                # frozen | last_blocks | all | scratch
+  blocks: 1                    # of last_blocks: how many beside the last layer's own
+  rate_decay: 0.7              # factor of the learning rate from one block to the one before it
+split:                         # by the objects' ids, class by class; the same for all fits
+  validation: 0.15             # share that decides when to stop
+  test: 0.15                   # share that judges the network at the end
+  seed: 0
+  separation: 0.0              # arcsec; objects closer than that go to the same part
+  folds: null                  # cross-validation in place of the shares; vary split.fold
+  fold: 0
+training_objects: null         # how many of the training objects to learn from; by default all
+also_test: {{}}                  # further surveys, by name, that judge the network, too
 fit:
   epochs: 8                    # most passes over the training set
   batch_size: 32

@@ -13,12 +13,13 @@ from ..errors import RefusedError
 from ..work.fit_files import CARD, FITS, WEIGHTS
 
 
-def trained_network(place: Path) -> dict[str, Any]:
+def trained_network(place: Path, field: str = "network") -> dict[str, Any]:
     """Return the network section that a trained network's card stands for.
 
     Parameters
     ----------
     place : the folder of a training run, of one of its fits, or a card
+    field : where it was named
 
     Raises
     ------
@@ -29,15 +30,15 @@ def trained_network(place: Path) -> dict[str, Any]:
     if not card_path.exists():
         if (place / FITS).is_dir():
             raise RefusedError(
-                f"network: {place} holds several networks; name one, such as {place / FITS}/0000"
+                f"{field}: {place} holds several networks; name one, such as {place / FITS}/0000"
             )
         raise RefusedError(
-            f"network: {place} holds no {CARD}; give the folder of a training run that is complete"
+            f"{field}: {place} holds no {CARD}; give the folder of a training run that is complete"
         )
     try:
         card = load_card(card_path)
     except ValueError as error:
-        raise RefusedError(f"network: {error}") from error
+        raise RefusedError(f"{field}: {error}") from error
     known = asdict(card)
     section = {
         name: known[name] for name in ("architecture", "options", "sha256", "classes", "preprocess")

@@ -11,13 +11,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from training.fit_settings import FitSettings
+from training.transfer import Transfer
 
 from .base import Spec
 from .execution import PLACES, Replicas
-from .job import JobSpec
+from .job import JobSpec, Name
+from .network import NetworkSpec
+from .split import SplitSpec
 from .survey import PreprocessSpec, SurveySpec
 
-_VARIED = ("architecture", "options", "preprocess", "fit")
+_VARIED = ("architecture", "options", "preprocess", "fit", "split", "transfer", "training_objects")
 """Fields that fits of one job may differ in."""
 _MOST_FITS = 10_000
 
@@ -59,12 +62,19 @@ class TrainingJob(JobSpec):
     """Labels in the order of the network's outputs; objects with another label are left out."""
     preprocess: PreprocessSpec = PreprocessSpec()
     """From survey pixels to network input."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the objects, of every class, that decides when to stop."""
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the objects, of every class, that the network is judged by at the end."""
-    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Decides which objects are in which part; the same for all fits."""
+    start: NetworkSpec | None = None
+    """A trained network to begin with, which then also says architecture, options and preprocess;
+    for other classes it gets a new last layer."""
+    transfer: Transfer = Transfer()
+    """With a network to begin with: what of it is trained again."""
+    split: SplitSpec = SplitSpec()
+    """Which objects the network learns from, stops by, and is judged by."""
+    training_objects: Annotated[int, Field(ge=1)] | None = None
+    """How many of the training objects to learn from; fewer are always among more. By default
+    all."""
+    also_test: dict[Name, SurveySpec] = Field(default={})
+    """Further surveys, by name, whose objects with labels of the classes judge the network, too:
+    has it forgotten them?"""
     fit: FitSettings = FitSettings()
     """The optimiser, the views of the images, and when to stop."""
     vary: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default={})
@@ -94,6 +104,17 @@ class TrainingJob(JobSpec):
         data = json.loads(self.model_dump_json())
         for setting in self.settings:
             yield _with(data, setting)
+
+    @model_validator(mode="after")
+    def _the_start_fits(self) -> TrainingJob:
+        if self.start is None and self.transfer != Transfer():
+            raise ValueError("transfer: needs a network to begin with; name it in start")
+        if self.start is not None and self.start.architecture != self.architecture:
+            raise ValueError(
+                f"architecture: {self.architecture} is not that of start, "
+                f"{self.start.architecture}; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_make_sense(self) -> TrainingJob:

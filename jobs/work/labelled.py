@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from cluster.unit import ObjectFailure
 from training.fit import Examples
-from training.splits import split
+from training.neighbours import sky_groups
+from training.splits import Split, folds, nested_subsets, split
 
 from ..errors import RefusedError
+from ..specs.split import SplitSpec
+from ..specs.survey import SurveySpec
 from ..specs.training import TrainingJob
 from ..survey import Catalogue, Cutout, Preprocess, Survey, open_reader
 
@@ -39,6 +42,8 @@ class Labelled:
     """(N, C, H, W), as the network sees them."""
     labels: NDArray[np.int64]
     """Positions among the job's classes (N,)."""
+    places: NDArray[np.float64]
+    """Right ascension and declination (N, 2), degrees; NaN where unknown."""
     failures: list[ObjectFailure]
     """Those that are left out."""
 
@@ -50,9 +55,18 @@ class Labelled:
         RefusedError
             If a network can't learn from what there is.
         """
-        shares = (1 - job.validation - job.test, job.validation, job.test)
-        rows = split(self.ids, self.labels.tolist(), job.split_seed, shares)
-        parts = Parts(*(self._some(part) for part in (rows.train, rows.validation, rows.test)))
+        found = self._split(job.split)
+        train = found.train
+        if job.training_objects is not None:
+            if job.training_objects > len(train):
+                raise RefusedError(
+                    f"training_objects: {job.training_objects} of {len(train)} training objects; "
+                    "ask for fewer"
+                )
+            ids, labels = [self.ids[row] for row in train], self.labels[train].tolist()
+            (some,) = nested_subsets(ids, labels, [job.training_objects], job.split.seed)
+            train = train[some]
+        parts = Parts(*(self.some(part) for part in (train, found.validation, found.test)))
         try:
             parts.train.check("training", job.fit.batch_size)
             parts.validation.check("validation", 1)
@@ -60,8 +74,24 @@ class Labelled:
             raise RefusedError(f"{error} ({len(self.failures)} objects were left out)") from error
         return parts
 
-    def _some(self, rows: NDArray[np.int64]) -> Examples:
+    def some(self, rows: NDArray[np.int64] | slice = slice(None)) -> Examples:
+        """Return some objects; by default all."""
         return Examples(self.images[rows], self.labels[rows])
+
+    def _split(self, spec: SplitSpec) -> Split:
+        ids, labels = self.ids, self.labels.tolist()
+        groups = self._groups(spec.separation) if spec.separation else None
+        if spec.folds is not None:
+            return folds(ids, labels, spec.folds, spec.seed, groups)[spec.fold]
+        return split(ids, labels, spec.seed, spec.shares, groups=groups)
+
+    def _groups(self, separation: float) -> NDArray[np.int64]:
+        """Return the group of each object; those without a place are alone."""
+        groups = np.arange(len(self.ids))
+        known = np.flatnonzero(np.isfinite(self.places).all(axis=1))
+        ra, dec = self.places[known].T
+        groups[known] = known[sky_groups(ra, dec, separation)]
+        return groups
 
 
 def labelled_rows(classes: Sequence[str], catalogue: Catalogue) -> list[int]:
@@ -84,32 +114,34 @@ def labelled_rows(classes: Sequence[str], catalogue: Catalogue) -> list[int]:
 
 
 def check_counts(job: TrainingJob, count: int) -> None:
-    """Refuse shares, or a number of objects, that leave too little to learn from.
+    """Refuse a number of objects that leaves too little to learn from.
 
     Raises
     ------
     RefusedError
         With the numbers.
     """
-    train = 1 - job.validation - job.test
-    if train <= 0:
+    train = count * job.split.shares[0]
+    if job.training_objects is not None:
+        if job.training_objects > train + 1:
+            raise RefusedError(
+                f"training_objects: {job.training_objects} of {train:.0f} training objects; ask "
+                "for fewer"
+            )
+        train = job.training_objects
+    if train < job.fit.batch_size:
         raise RefusedError(
-            f"validation, test: {job.validation:g} and {job.test:g} leave nothing to train on; "
-            "lower one"
-        )
-    if count * train < job.fit.batch_size:
-        raise RefusedError(
-            f"training set has {count * train:.0f} images, it needs {job.fit.batch_size} or more; "
+            f"training set has {train:.0f} images, it needs {job.fit.batch_size} or more; "
             "add objects or lower batch_size"
         )
 
 
-def read_labelled(job: TrainingJob, survey: Survey) -> Labelled:
+def read_labelled(job: TrainingJob, spec: SurveySpec, survey: Survey) -> Labelled:
     """Read a survey's labelled objects; those that can't be used are left out, with the reason."""
     rows = labelled_rows(job.classes, survey.catalogue)
     bands, *shape = survey.image_shape
     resized = job.preprocess.size != "native"
-    reader = open_reader(job.survey, bands, None if resized else (shape[0], shape[1]))
+    reader = open_reader(spec, bands, None if resized else (shape[0], shape[1]))
     preprocess = Preprocess(job.preprocess, bands)
     refused = {failure.index: failure for failure in survey.catalogue.failures()}
     failures = [refused[row] for row in rows if row in refused]
@@ -118,6 +150,7 @@ def read_labelled(job: TrainingJob, survey: Survey) -> Labelled:
     position = {name: index for index, name in enumerate(job.classes)}
     ids: list[str] = []
     labels: list[int] = []
+    used: list[int] = []
     for start in range(0, len(good), _BLOCK):
         numbers = good[start : start + _BLOCK]
         block = survey.catalogue.take(numbers)
@@ -127,10 +160,13 @@ def read_labelled(job: TrainingJob, survey: Survey) -> Labelled:
                 images[len(ids)] = preprocess.apply(answer.pixels)
                 ids.append(name)
                 labels.append(position[label])
+                used.append(row)
             else:
                 failures.append(answer.of(row, name))
     failures.sort(key=lambda failure: failure.index)
-    return Labelled(ids, images[: len(ids)], np.array(labels, dtype=np.int64), failures)
+    table = survey.catalogue.take(used).table
+    places = np.stack([table["ra"].to_numpy(), table["dec"].to_numpy()], axis=1)
+    return Labelled(ids, images[: len(ids)], np.array(labels, dtype=np.int64), places, failures)
 
 
 def _some(labels: set[str], shown: int = 8) -> str:

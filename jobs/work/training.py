@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from attribution.arrays import ArraySpec
 from attribution.partials import Array
@@ -20,16 +20,20 @@ from cluster.place import Place
 from cluster.placement import Placement
 from cluster.unit import ObjectFailure, WorkUnit
 from cluster.workload import UnitResult
+from training.blocks import replace_head
+from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, weights_bytes
-from training.fit import EpochRecord, Examples, FitResult, fit, predict_logits
-from training.metrics import confusion_matrix, per_class_recall
+from training.fit import EpochRecord, Examples, predict_logits
+from training.judgement import OVERALL, PER_CLASS, Judgement, judge
 from training.networks import build
+from training.transfer import Transfer, Transferred, transfer
 
 from ..errors import RefusedError
 from ..specs.training import TrainingJob
 from ..survey import open_survey
 from .fit_files import CARD, WEIGHTS, FitFiles, fit_path
 from .labelled import Labelled, Parts, read_labelled
+from .network import open_network
 
 _COLUMNS = {
     "train_loss": "mean loss over the epoch's steps, with augmentation and dropout",
@@ -41,6 +45,10 @@ _COLUMNS = {
     "gradient_norm": "mean over the steps of the gradient's norm",
     "learning_rate": "learning rate at the last step",
 }
+
+
+_ENDS = {"": "", "_low": ": 2.5 % of resamples are below", "_high": ": 2.5 % are above"}
+"""What follows the name of a number, and of the ends of its interval."""
 
 
 class TrainingFailedError(OccultaError):
@@ -67,24 +75,36 @@ class TrainingWorkload:
     @cached_property
     def template(self) -> Mapping[str, ArraySpec]:
         """What the fits came to, their curves, and what they were asked for."""
-        epochs = max(job.fit.epochs for job in self.fits)
-        classes = len(self.job.classes)
+        epochs, classes = max(job.fit.epochs for job in self.fits), len(self.job.classes)
         found = [
-            ArraySpec("best_epoch", (), (), "epoch of the lowest validation loss", dtype="int64"),
+            ArraySpec("best_epoch", (), (), "epoch of the best weights", dtype="int64"),
             ArraySpec("epochs", (), (), "epochs that were made", dtype="int64"),
             ArraySpec("validation_accuracy", (), (), "accuracy on the validation set"),
-            ArraySpec("test_accuracy", (), (), "accuracy on the test set"),
-            ArraySpec("test_recall", ("class",), (classes,), "share of a class that is recognised"),
-            ArraySpec(
-                "confusion",
-                ("label", "predicted"),
-                (classes, classes),
-                "test objects by label and predicted class",
-                dtype="int64",
-            ),
+            ArraySpec("temperature", (), (), "what logits are divided by to be calibrated"),
+            ArraySpec("trained", (), (), "parameters that could change", dtype="int64"),
             ArraySpec("sha256", (), (), "hash of the weights file", dtype="str"),
             ArraySpec("setting", (), (), "what the fit sets, as JSON", dtype="str"),
         ]
+        for test in ("test", *self.job.also_test):
+            where = "the test set" if test == "test" else f"survey {test}"
+            found += [
+                ArraySpec(f"{test}_{name}{end}", (), (), f"{text}, {where}{extent}")
+                for name, text in OVERALL.items()
+                for end, extent in _ENDS.items()
+            ]
+            found += [
+                ArraySpec(f"{test}_{name}", ("class",), (classes,), f"{text}, {where}")
+                for name, text in PER_CLASS.items()
+            ]
+            found.append(
+                ArraySpec(
+                    f"{test}_confusion",
+                    ("label", "predicted"),
+                    (classes, classes),
+                    f"objects by label and predicted class, {where}",
+                    dtype="int64",
+                )
+            )
         curves = {
             f"history/{name}": ArraySpec(name, ("epoch",), (epochs,), text)
             for name, text in _COLUMNS.items()
@@ -105,9 +125,15 @@ class OpenTraining:
     """A training job in a replica."""
 
     def __init__(self, workload: TrainingWorkload) -> None:
+        job = workload.job
         self._work = workload
-        self._survey = open_survey(workload.job.survey, len(workload.job.preprocess.mean) or None)
-        self._labelled: tuple[str, Labelled] | None = None
+        bands = len(job.preprocess.mean) or None
+        self._surveys = {
+            name: (spec, open_survey(spec, bands))
+            for name, spec in {"": job.survey, **job.also_test}.items()
+        }
+        self._read_as = ""
+        self._labelled: dict[str, Labelled] = {}
 
     def compute(self, unit: WorkUnit) -> UnitResult:
         """Make a fit, or the rest of it, alone or as the leader of a group."""
@@ -126,13 +152,13 @@ class OpenTraining:
         """Make a fit in this process and those of its group."""
         work = self._work
         job = work.fits[number]
-        labelled = self._read(job)
+        labelled = self._read(job, "")
         with _threads(job.execution.threads):
-            network = build_network(job, self._survey.image_shape[0]).to(work.device)
+            network = build_network(job, labelled.images.shape[1], work.device)
             try:
                 parts = labelled.parts(job)
                 files = FitFiles(work.run, fit_path(number, len(work.fits)))
-                result = fit(network, parts.train, parts.validation, job.fit, files)
+                result = _train(job, network, parts, files)
             except FloatingPointError as error:
                 return self._diverged(number, str(error))
             except ValueError as error:
@@ -152,63 +178,64 @@ class OpenTraining:
         """Make nothing: a unit is a single fit."""
         raise NotImplementedError
 
-    def _read(self, job: TrainingJob) -> Labelled:
-        """Read the survey as a fit sees it; fits that see it alike share it."""
+    def _read(self, job: TrainingJob, name: str) -> Labelled:
+        """Read a survey as a fit sees it; fits that see it alike share it."""
         key = job.preprocess.model_dump_json()
-        if self._labelled is None or self._labelled[0] != key:
-            self._labelled = None  # first let go of the other one
-            self._labelled = (key, read_labelled(job, self._survey))
-        return self._labelled[1]
+        if key != self._read_as:
+            self._read_as, self._labelled = key, {}
+        if name not in self._labelled:
+            self._labelled[name] = read_labelled(job, *self._surveys[name])
+        return self._labelled[name]
 
     def _result(
         self,
         number: int,
-        network: torch.nn.Module,
+        network: nn.Module,
         parts: Parts,
         labelled: Labelled,
-        result: FitResult,
+        result: Transferred,
     ) -> UnitResult:
         work, job = self._work, self._work.fits[number]
-        best = result.history[result.best_epoch - 1]
-        confusion = _confusion(network, parts.test, len(job.classes))
-        recall = per_class_recall(confusion)
-        # JSON has no NaN: None for a class without test objects.
-        metrics: dict[str, Any] = {
-            "best_epoch": result.best_epoch,
-            "validation_accuracy": best.validation_accuracy,
+        accuracy = result.history[result.best_epoch - 1].validation_accuracy
+        temperature = fit_temperature(
+            np.asarray(parts.validation.labels), predict_logits(network, parts.validation.images)
+        )
+        tests = {"test": parts.test}
+        tests |= {name: self._read(job, name).some() for name in job.also_test}
+        judged = {
+            name: judge(
+                np.asarray(test.labels),
+                _logits(network, test, len(job.classes)),
+                job.split.seed,
+                temperature,
+            )
+            for name, test in tests.items()
         }
-        test_accuracy = (
-            float(np.trace(confusion) / confusion.sum()) if len(parts.test) else math.nan
-        )
-        if len(parts.test):
-            metrics["test_accuracy"] = test_accuracy
-            metrics["test_recall"] = [None if np.isnan(value) else float(value) for value in recall]
         weights, sha256 = weights_bytes(network)
-        card = NetworkCard(
-            job.architecture,
-            job.classes,
-            tuple(str(band) for band in range(self._survey.image_shape[0])),
-            job.preprocess.model_dump(mode="json"),
-            sha256,
-            metrics,
-            work.survey_digest,
-            job.options,
-            result.loss,
-        )
-        folder = fit_path(number, len(work.fits))
         values = {
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
-            "validation_accuracy": best.validation_accuracy,
-            "test_accuracy": test_accuracy,
-            "test_recall": recall,
-            "confusion": confusion,
-            "sha256": sha256,
+            "validation_accuracy": accuracy,
+            "temperature": temperature,
+            "trained": result.trained,
         }
+        card = NetworkCard(
+            job.architecture,
+            job.classes,
+            tuple(str(band) for band in range(labelled.images.shape[1])),
+            job.preprocess.model_dump(mode="json"),
+            sha256,
+            {**values, **{name: found.to_json() for name, found in judged.items()}},
+            work.survey_digest,
+            job.options,
+            {"loss": job.fit.loss},
+        )
+        folder = fit_path(number, len(work.fits))
         seen = len(result.history) * len(parts.train)
+        others = len(result.history) * len(parts.validation) + sum(map(len, tests.values()))
         return UnitResult(
-            self._arrays(number, values, result.history),
-            forward=seen + len(result.history) * len(parts.validation) + len(parts.test),
+            self._arrays(number, {**values, "sha256": sha256, **_measures(judged)}, result.history),
+            forward=seen + others,
             backward=seen,
             files={f"{folder}{WEIGHTS}": weights, f"{folder}{CARD}": card_bytes(card)},
             left_out=tuple(labelled.failures),
@@ -241,27 +268,51 @@ class OpenTraining:
         return arrays
 
 
-def build_network(job: TrainingJob, bands: int) -> torch.nn.Module:
-    """Build the network that a fit begins with.
+def build_network(job: TrainingJob, bands: int, device: str = "cpu") -> nn.Module:
+    """Build the network that a fit begins with, with random or with another one's weights.
 
     Raises
     ------
     RefusedError
-        If the architecture or its options are refused.
+        If the architecture or its options are refused, or the weights don't fit.
     """
+    start = job.start if job.transfer.strategy != "scratch" else None
     try:
         with torch.random.fork_rng():
             torch.manual_seed(job.fit.seed)
-            return build(job.architecture, len(job.classes), bands, job.options)
+            if start is None:
+                network = build(job.architecture, len(job.classes), bands, job.options)
+            else:
+                network = open_network(start, bands).requires_grad_(True)
+                if start.classes != job.classes:
+                    replace_head(network, len(job.classes))
     except ValueError as error:
         raise RefusedError(str(error)) from error
+    return network.to(device)
 
 
-def _confusion(network: torch.nn.Module, test: Examples, classes: int) -> Array:
+def _train(job: TrainingJob, network: nn.Module, parts: Parts, files: FitFiles) -> Transferred:
+    choice = job.transfer if job.start is not None else Transfer("scratch")
+    return transfer(network, parts.train, parts.validation, job.fit, choice, files)
+
+
+def _logits(network: nn.Module, test: Examples, classes: int) -> Array:
     if not len(test):
-        return np.zeros((classes, classes), dtype=np.int64)
-    predicted = predict_logits(network, test.images).argmax(axis=1)
-    return confusion_matrix(np.asarray(test.labels), predicted, classes)
+        return np.zeros((0, classes))
+    return predict_logits(network, test.images)
+
+
+def _measures(judged: Mapping[str, Judgement]) -> dict[str, Any]:
+    """Return all numbers by the names of their arrays."""
+    found: dict[str, Any] = {}
+    for test, judgement in judged.items():
+        for name, interval in judgement.overall.items():
+            for end, value in zip(_ENDS, astuple(interval), strict=True):
+                found[f"{test}_{name}{end}"] = value
+        for name, row in judgement.per_class.items():
+            found[f"{test}_{name}"] = row
+        found[f"{test}_confusion"] = judgement.confusion
+    return found
 
 
 def _absent(spec: ArraySpec) -> Array:

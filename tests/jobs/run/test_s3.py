@@ -55,8 +55,7 @@ survey: {format: simulated, path: survey}
 classes: [smooth, spiral, barred, edge_on]
 options: {width: 2}
 preprocess: {size: 32, stretch: asinh, scale: 0.1}
-validation: 0.25
-test: 0.25
+split: {validation: 0.25, test: 0.25}
 fit: {epochs: 2, batch_size: 2}
 output: net
 """

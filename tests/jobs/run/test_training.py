@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import xarray as xr
 import zarr
@@ -28,6 +29,7 @@ from jobs.run.local import run_on_ray
 from jobs.run.status import read_status
 from jobs.run.verify import repair_run, verify_run
 from jobs.specs.load import load_job
+from jobs.work.labelled import Labelled
 from jobs.work.training import TrainingFailedError
 from training.checkpoints import load_card, load_weights
 from training.fit import predict_logits
@@ -103,7 +105,8 @@ def test_a_run_leaves_weights_card_history_and_an_empty_quarantine(folder):
     assert card.classes == CLASSES
     assert card.options == {"width": 4}
     assert card.preprocess["size"] == 32
-    assert 0.0 <= card.metrics["test_accuracy"] <= 1.0
+    accuracy = card.metrics["test"]["accuracy"]
+    assert 0.0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1.0
     with (run / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
     assert (run / "quarantine.csv").read_text() == "id,unit,code,reason\n"
@@ -123,10 +126,12 @@ def test_the_store_has_what_the_fit_came_to(folder):
     assert fit["validation_accuracy"].dims == ("fit",)
     assert fit["sha256"].item() == weights(folder / "train")
     assert fit["best_epoch"].item() == metrics["best_epoch"]
-    assert fit["test_accuracy"].item() == np.float32(metrics["test_accuracy"])
-    confusion = fit["confusion"].values[0]
+    confusion = fit["test_confusion"].values[0]
     assert 1 <= confusion.sum() <= 12  # of 48, of each class its 15 %
-    assert np.trace(confusion) / confusion.sum() == metrics["test_accuracy"]
+    accuracy = np.trace(confusion) / confusion.sum()
+    assert metrics["test"]["accuracy"]["value"] == accuracy
+    assert fit["test_accuracy"].item() == np.float32(accuracy)
+    assert fit["test_accuracy_low"] <= accuracy <= fit["test_accuracy_high"]
     assert fit["class"].values.tolist() == list(CLASSES)
     with (folder / "train/history.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
@@ -180,7 +185,7 @@ def test_outputs_are_in_the_order_of_the_classes(folder, tmp_path):
     images = np.stack([fits.getdata(tmp_path / f"cutouts/g{n}.fits") for n in range(3)])
     logits = predict_logits(network, np.arcsinh(images / 0.1).astype(np.float32))
     assert logits.argmax(axis=1).tolist() == [0, 1, 2]
-    assert load_card(run / "card.json").metrics["test_recall"] == [1.0, 1.0, 1.0]
+    assert load_card(run / "card.json").metrics["test"]["recall"] == [1.0, 1.0, 1.0]
 
 
 def test_the_same_job_gives_the_same_weights(folder, tmp_path):
@@ -271,6 +276,59 @@ def test_a_fit_of_several_that_diverges_is_quarantined_alone(folder, tmp_path):
     assert weights(run / "fits/0001") == weights(folder / "train")
 
 
+def test_a_network_is_transferred_to_another_survey(folder, tmp_path):
+    changes = ["preset=B", "name=b", "seed=1", f"output={folder}/b"]
+    execute(plan_job(load_job(folder / "simulation.yaml", changes)), SerialPool)
+    (tmp_path / "job.yaml").write_text(f"""
+kind: training
+name: a-to-b
+survey: {{format: simulated, path: {folder}/b}}
+start: {folder}/train
+classes: [smooth, spiral, barred, edge_on]
+fit: {{epochs: 2, batch_size: 8}}
+vary:
+  transfer.strategy: [frozen, last_blocks, all, scratch]
+  training_objects: [8, 16]
+also_test: {{a: {{format: simulated, path: {folder}/survey}}}}
+output: run
+""")
+    job = load_job(tmp_path / "job.yaml")
+    source = load_card(folder / "train/card.json")
+    assert job.options == source.options
+    assert job.preprocess.size == 32
+    run = train(job)
+    fit = xr.open_datatree(run / "results.zarr", engine="zarr")["fit"]
+    before = safetensors.torch.load_file(folder / "train/weights.safetensors")
+    changed = []
+    for number in range(8):
+        after = safetensors.torch.load_file(run / f"fits/{number:04d}/weights.safetensors")
+        changed.append({name for name in before if not torch.equal(before[name], after[name])})
+    assert changed[0] == changed[1] == {"head.4.weight", "head.4.bias"}
+    assert changed[0] < changed[2] < changed[4] <= set(before)
+    trained = fit["trained"].values.tolist()
+    assert trained[0] == 4 * 64 + 4 < trained[2] < trained[4] == trained[6]
+    assert np.isfinite(fit["a_accuracy"].values).all()
+    assert fit["a_confusion"].values.sum(axis=(1, 2)).tolist() == [48] * 8
+    page = write_report([run], tmp_path / "report.html").read_text()
+    assert "Accuracy against training_objects" in page
+    with pytest.raises(RefusedError, match="architecture: timm:resnet18 is not that of start"):
+        load_job(tmp_path / "job.yaml", ["architecture=timm:resnet18"])
+
+
+def test_copies_of_a_galaxy_are_in_one_part(folder, tmp_path):
+    job = job_of(folder, "split={separation: 10.0}", output=tmp_path / "run")
+    places = np.repeat(np.arange(40.0), 2)[:, None] * [1.0, 0.5]
+    ids, labels = [f"g{n}" for n in range(80)], np.arange(80) // 2 % 4
+    images = np.arange(80, dtype=np.float32).reshape(80, 1, 1, 1)
+    parts = Labelled(ids, images, labels, places, []).parts(job)
+    galaxies = [
+        {int(x) // 2 for x in part.images.ravel()}
+        for part in (parts.train, parts.validation, parts.test)
+    ]
+    assert sum(map(len, galaxies)) == 40
+    assert all(galaxies)
+
+
 def test_weights_that_are_damaged_or_lost_are_named_and_made_again(folder, tmp_path):
     job = job_of(folder, "fit.epochs=1", output=tmp_path / "run")
     run = train(job)
@@ -295,6 +353,9 @@ def test_weights_that_are_damaged_or_lost_are_named_and_made_again(folder, tmp_p
         ("vary={classes: [[a, b]]}", "vary: classes can't vary"),
         ("vary={fit.seed: [1, 1]}", "vary: fit.seed names 1 twice"),
         ("vary={fit.seed: []}", r"vary\.fit\.seed"),
+        ("split={validation: 0.9}", "validation 0.9 and test 0.15 leave nothing to train on"),
+        ("split={folds: 3, fold: 3}", "fold 3 of 3; count them from 0"),
+        ("transfer={strategy: frozen}", "transfer: needs a network to begin with"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(folder, change, message):
@@ -401,7 +462,7 @@ def test_a_loss_that_is_not_finite_fails_the_run(folder, tmp_path):
         ("architecture=torchvision:resnet19", r"resnet19.*did you mean 'torchvision:resnet1"),
         ("options={widht: 4}", "options .* are refused"),
         ("fit.batch_size=4096", "training set has 3. images, it needs 4096"),
-        ("validation=0.9", "0.9 and 0.15 leave nothing to train on"),
+        ("training_objects=40", "training_objects: 40 of 3. training objects; ask for fewer"),
         ("preprocess.mean=[1.0, 1.0]", "2 are expected.*preprocess.mean"),
     ],
 )
