@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +24,9 @@ from cluster.workload import UnitResult
 from training.blocks import replace_head
 from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, weights_bytes
-from training.fit import EpochRecord, Examples, predict_logits
-from training.judgement import OVERALL, PER_CLASS, Judgement, judge
+from training.fit import EpochRecord, predict_logits
+from training.judgement import judge_classes
+from training.metrics import per_class_recall
 from training.networks import build
 from training.transfer import Transfer, Transferred, transfer
 
@@ -47,6 +49,18 @@ _COLUMNS = {
 }
 
 
+_OVERALL = {
+    "accuracy": "share of objects whose predicted class is their label",
+    "balanced_accuracy": "mean recall of the classes",
+    "negative_log_likelihood": "mean of -log p of the label",
+    "brier_score": "mean squared difference of probabilities and label",
+    "expected_calibration_error": "mean difference of confidence and accuracy",
+}
+_BY_CLASS = {
+    "roc_auc": "area under the ROC curve of each class against the others",
+    "average_precision": "area under the precision-recall curve of each class",
+}
+"""Numbers that judge a fit, as `judge_classes` names them."""
 _ENDS = {"": "", "_low": ": 2.5 % of resamples are below", "_high": ": 2.5 % are above"}
 """What follows the name of a number, and of the ends of its interval."""
 
@@ -87,24 +101,30 @@ class TrainingWorkload:
         ]
         for test in ("test", *self.job.also_test):
             where = "the test set" if test == "test" else f"survey {test}"
+            for end, extent in _ENDS.items():
+                found += [
+                    ArraySpec(f"{test}_{name}{end}", (), (), f"{text}, {where}{extent}")
+                    for name, text in _OVERALL.items()
+                ]
+                found += [
+                    ArraySpec(
+                        f"{test}_{name}{end}", ("class",), (classes,), f"{text}, {where}{extent}"
+                    )
+                    for name, text in _BY_CLASS.items()
+                ]
+            counted = f"objects by label and predicted class, {where}"
             found += [
-                ArraySpec(f"{test}_{name}{end}", (), (), f"{text}, {where}{extent}")
-                for name, text in OVERALL.items()
-                for end, extent in _ENDS.items()
-            ]
-            found += [
-                ArraySpec(f"{test}_{name}", ("class",), (classes,), f"{text}, {where}")
-                for name, text in PER_CLASS.items()
-            ]
-            found.append(
+                ArraySpec(
+                    f"{test}_recall", ("class",), (classes,), f"share that is recognised, {where}"
+                ),
                 ArraySpec(
                     f"{test}_confusion",
                     ("label", "predicted"),
                     (classes, classes),
-                    f"objects by label and predicted class, {where}",
+                    counted,
                     dtype="int64",
-                )
-            )
+                ),
+            ]
         curves = {
             f"history/{name}": ArraySpec(name, ("epoch",), (epochs,), text)
             for name, text in _COLUMNS.items()
@@ -196,26 +216,28 @@ class OpenTraining:
         result: Transferred,
     ) -> UnitResult:
         work, job = self._work, self._work.fits[number]
-        accuracy = result.history[result.best_epoch - 1].validation_accuracy
+        history, best_epoch = result.fit.history, result.fit.best_epoch
         temperature = fit_temperature(
             np.asarray(parts.validation.labels), predict_logits(network, parts.validation.images)
         )
         tests = {"test": parts.test}
         tests |= {name: self._read(job, name).some() for name in job.also_test}
         judged = {
-            name: judge(
+            name: judge_classes(
                 np.asarray(test.labels),
-                _logits(network, test, len(job.classes)),
-                job.split.seed,
+                predict_logits(network, test.images),
+                job.classes,
                 temperature,
+                job.split.seed,
             )
             for name, test in tests.items()
+            if len(test)
         }
         weights, sha256 = weights_bytes(network)
         values = {
-            "best_epoch": result.best_epoch,
-            "epochs": len(result.history),
-            "validation_accuracy": accuracy,
+            "best_epoch": best_epoch,
+            "epochs": len(history),
+            "validation_accuracy": history[best_epoch - 1].validation_accuracy,
             "temperature": temperature,
             "trained": result.trained,
         }
@@ -225,16 +247,16 @@ class OpenTraining:
             tuple(str(band) for band in range(labelled.images.shape[1])),
             job.preprocess.model_dump(mode="json"),
             sha256,
-            {**values, **{name: found.to_json() for name, found in judged.items()}},
+            {**values, **judged},
             work.survey_digest,
             job.options,
-            {"loss": job.fit.loss},
+            result.fit.loss,
         )
         folder = fit_path(number, len(work.fits))
-        seen = len(result.history) * len(parts.train)
-        others = len(result.history) * len(parts.validation) + sum(map(len, tests.values()))
+        seen = len(history) * len(parts.train)
+        others = len(history) * len(parts.validation) + sum(map(len, tests.values()))
         return UnitResult(
-            self._arrays(number, {**values, "sha256": sha256, **_measures(judged)}, result.history),
+            self._arrays(number, {**values, "sha256": sha256, **_measures(judged)}, history),
             forward=seen + others,
             backward=seen,
             files={f"{folder}{WEIGHTS}": weights, f"{folder}{CARD}": card_bytes(card)},
@@ -296,23 +318,24 @@ def _train(job: TrainingJob, network: nn.Module, parts: Parts, files: FitFiles) 
     return transfer(network, parts.train, parts.validation, job.fit, choice, files)
 
 
-def _logits(network: nn.Module, test: Examples, classes: int) -> Array:
-    if not len(test):
-        return np.zeros((0, classes))
-    return predict_logits(network, test.images)
-
-
-def _measures(judged: Mapping[str, Judgement]) -> dict[str, Any]:
-    """Return all numbers by the names of their arrays."""
+def _measures(judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `judge_classes` found, by the names of arrays."""
     found: dict[str, Any] = {}
-    for test, judgement in judged.items():
-        for name, interval in judgement.overall.items():
-            for end, value in zip(_ENDS, astuple(interval), strict=True):
-                found[f"{test}_{name}{end}"] = value
-        for name, row in judgement.per_class.items():
-            found[f"{test}_{name}"] = row
-        found[f"{test}_confusion"] = judgement.confusion
+    for test, numbers in judged.items():
+        for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
+            for name in _OVERALL:
+                found[f"{test}_{name}{end}"] = _number(numbers[name][part])
+            for name in _BY_CLASS:
+                row = [_number(entry[part]) for entry in numbers[name].values()]
+                found[f"{test}_{name}{end}"] = row
+        confusion = np.array(numbers["confusion"])
+        found[f"{test}_confusion"] = confusion
+        found[f"{test}_recall"] = per_class_recall(confusion)
     return found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _absent(spec: ArraySpec) -> Array:
