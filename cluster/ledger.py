@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from .durable import sync_folder
-from .errors import RunBusyError, VerificationError
+from .errors import RunBusyError, StorageError, VerificationError
 from .lease import Lease
 from .ledger_s3 import S3Writer, fetch_ledger
 from .place import Place
@@ -192,9 +192,14 @@ class _LocalWriter:
     def _append(self, content: Mapping[str, Any]) -> None:
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
         view = memoryview(line)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        os.fsync(self._descriptor)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: {error.strerror}; make room or mend the disk"
+            ) from error
 
 
 def _superseded(folder: Path) -> RunBusyError:

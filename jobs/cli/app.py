@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cluster.errors import StorageError
     from cluster.place import Place
 
     from ..plan import Plan
@@ -430,7 +431,7 @@ def report(
 
 def main() -> None:
     """Run a command; end with the exit code that design section 3 promises."""
-    from cluster.errors import OccultaError, StorageError
+    from cluster.errors import OccultaError
 
     # A full disk fails several writes at once, and zarr reports but the first of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -446,10 +447,15 @@ def main() -> None:
     except typer.TyperException as error:
         _fail(error, 2)
     except OSError as error:
-        place = error.filename or "the run folder"
-        cure = "make room or mend the disk, then run the same command again"
-        _fail(StorageError(f"{place}: {error.strerror or error}; {cure}"), 7)
+        _fail(_storage_error(error, "then run the same command again"), 7)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _storage_error(error: OSError, then: str) -> StorageError:
+    from cluster.errors import StorageError
+
+    place = error.filename or "the run folder"
+    return StorageError(f"{place}: {error.strerror or error}; make room or mend the disk; {then}")
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -521,6 +527,8 @@ def _resumable(run: str, address: str | None) -> Iterator[None]:
         if error.exit_code in _RESUMABLE:
             error.args = (f"{error}; {how}",)
         raise
+    except OSError as error:
+        raise _storage_error(error, how) from error
     except (KeyboardInterrupt, SystemExit):
         typer.echo(how, err=True)
         raise
