@@ -84,9 +84,6 @@ class Arena:
         from training.checkpoints import save_weights
         from training.networks import build
 
-        # A shell that put us into the background made us, and all that we start, deaf to it.
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.folder = folder
         (folder / "simulation.yaml").write_text(_SIMULATION)
         (folder / "attribution.yaml").write_text(job(_ATTRIBUTION))

@@ -335,6 +335,8 @@ def main() -> None:
         "--only", choices=LIVE, help="the one kind of fault while a run is worked on"
     )
     options = parser.parse_args()
+    # A shell that put us into the background made us, and all that we start, deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="occulta-chaos-") as folder:
         campaign = Campaign(Path(folder), options.faults, options.seed, options.only)

@@ -155,4 +155,4 @@ def test_other_sizes_are_refused_by_name(demo):
     with pytest.raises(RefusedError, match=r"train-a: spec changed .*fit\.epochs: 2 -> 3"):
         run_demo(folder, lambda _: None, [], sizes)
     assert files(folder) == before
-    assert json.loads((folder / "train-a/manifest.json").read_text())["units"] == 2
+    assert json.loads((folder / "train-a/manifest.json").read_text())["epochs"] == [2]
