@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import difflib
+from dataclasses import fields, replace
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from attribution.explain import Request
 from training.shortcut import Shortcut
-from training.surveys import SURVEYS
+from training.surveys import SURVEYS, SurveyModel
 
 from .execution import PLACES, ExecutionSpec, Replicas
 from .inceptionism import AnyImagesSpec, InceptionismExecution, check_sections
@@ -19,6 +21,8 @@ from .methods import AnyMethodSpec
 from .network import NetworkSpec
 from .survey import SurveySpec
 from .training import TrainingJob
+
+_SURVEY_MODEL = TypeAdapter(SurveyModel)
 
 
 class AttributionJob(JobSpec):
@@ -77,6 +81,9 @@ class SimulationJob(JobSpec):
     kind: Literal["simulation"]
     preset: Literal["A", "B"]
     """A: pixels and seeing like SDSS; B: finer, sharper and deeper, like DES."""
+    model: dict[str, JsonValue] = Field(default={})
+    """What differs from the preset: fields of a survey's model, such as seeing, noise, pixel_scale,
+    class_mix, magnitudes, radius, star_density, size, footprint; name begins the objects' ids."""
     objects: Annotated[int, Field(ge=1)]
     """Number of galaxies."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -90,11 +97,42 @@ class SimulationJob(JobSpec):
 
     free: ClassVar[tuple[str, ...]] = (*JobSpec.free, "replicas")
 
+    @cached_property
+    def survey_model(self) -> SurveyModel:
+        """The survey that is simulated.
+
+        Raises
+        ------
+        ValueError
+            If a field is unknown or makes no sense.
+        """
+        preset = SURVEYS[self.preset]
+        return _SURVEY_MODEL.validate_python(
+            {**{part.name: getattr(preset, part.name) for part in fields(preset)}, **self.model}
+        )
+
+    @model_validator(mode="after")
+    def _the_model_makes_sense(self) -> SimulationJob:
+        known = [part.name for part in fields(SurveyModel)]
+        for name in self.model:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"use some of {', '.join(known)}"
+                raise ValueError(f"model.{name}: unknown field; {hint}")
+        try:
+            _ = self.survey_model
+        except ValidationError as error:
+            detail = error.errors()[0]
+            place = ".".join(["model", *map(str, detail["loc"])])
+            text = detail["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{place}: {text}") from error
+        return self
+
     @model_validator(mode="after")
     def _the_shortcut_fits(self) -> SimulationJob:
         if self.shortcut is not None:
             try:
-                self.shortcut.check(SURVEYS[self.preset].size)
+                self.shortcut.check(self.survey_model.size)
             except ValueError as error:
                 raise ValueError(f"shortcut: {error}") from error
         return self

@@ -82,6 +82,9 @@ _SIMULATION = """\
 kind: simulation
 name: survey-a
 preset: A                      # A: like SDSS; B: finer, sharper, deeper, like DES
+model: {}                      # what differs from it: fields such as seeing: 2.0 [arcsec],
+                               # noise: [0.02, 0.02, 0.04] [nanomaggy], pixel_scale [arcsec],
+                               # class_mix: [0.7, 0.1, 0.1, 0.1], magnitudes: [16, 19], name: faint
 objects: 2000
 seed: 0
 shard_objects: 256             # objects per unit of work

@@ -12,7 +12,6 @@ from cluster.unit import UnitKey, WorkUnit
 from cluster.workload import UnitResult
 from training.profiles import Mask
 from training.simulation import SimulatedBlock, simulate
-from training.surveys import SURVEYS
 
 from ..specs.jobs import SimulationJob
 
@@ -92,7 +91,7 @@ class SimulationWorkload:
 
     def _simulate(self, key: UnitKey) -> SimulatedBlock:
         rows = range(key.start, key.stop)
-        return simulate(SURVEYS[self.job.preset], self.job.seed, rows, self.job.shortcut)
+        return simulate(self.job.survey_model, self.job.seed, rows, self.job.shortcut)
 
 
 def _masks(block: SimulatedBlock) -> dict[str, Mask]:

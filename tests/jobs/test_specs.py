@@ -1,8 +1,13 @@
 """Job files: what is accepted comes back whole, what is wrong is told in one line."""
 
+import numpy as np
 import pytest
+import zarr
 
+from cluster.pool import SerialPool
 from jobs.errors import RefusedError
+from jobs.plan import plan_job
+from jobs.run.execute import execute
 from jobs.specs.load import dump_job, load_job, make_job, parse_yaml
 from jobs.specs.template import job_template
 
@@ -162,3 +167,32 @@ def test_templates_are_valid_jobs(tmp_path, kind):
 def test_missing_file_names_the_cure(tmp_path):
     with pytest.raises(RefusedError, match="occulta init attribution"):
         load_job(tmp_path / "none.yaml")
+
+
+SIMULATION = "kind: simulation\nname: s\npreset: A\nobjects: 24\nshard_objects: 24\noutput: run\n"
+
+
+def test_a_simulated_survey_may_differ_from_its_preset(tmp_path):
+    model = "model={seeing: 2.5, class_mix: [0.0, 0.0, 1.0, 0.0], size: 32, name: blurred}"
+    run = execute(plan_job(load(tmp_path, SIMULATION, model)), SerialPool)
+    found = zarr.open_group(run / "results.zarr", mode="r")
+    assert found["cutout/image"].shape == (24, 3, 32, 32)
+    assert set(found["catalogue/label"][...]) == {"barred"}
+    assert str(found["catalogue/id"][...][0]).startswith("blurred-")
+    assert 1.5 < np.median(found["catalogue/seeing"][...]) / 1.3 < 2.5
+    assert load_job(run / "job.yaml").survey_model.seeing == 2.5
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{seing: 2}", r"model\.seing: unknown field; did you mean 'seeing'\?"),
+        ("{seeing: -1}", r"model: .*seeing = -1\.0 must be positive"),
+        ("{class_mix: [1, 2]}", r"model: .*needs 4 shares"),
+        ("{footprint: [{ra_min: 1}]}", r"model\.footprint\.0\.ra_max"),
+    ],
+)
+def test_a_survey_that_can_not_be_is_refused(tmp_path, model, message):
+    with pytest.raises(RefusedError, match=message) as caught:
+        load(tmp_path, SIMULATION, f"model={model}")
+    assert "\n" not in str(caught.value)
