@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from .family import FamilyCNN, Ingredients
 from .zoobot import EncoderAndHead, dirichlet_head, linear_head
 
 Options = Mapping[str, Any]
@@ -68,7 +69,21 @@ def _block(before: int, after: int) -> nn.Sequential:
     )
 
 
-OWN: Mapping[str, type[nn.Module]] = {"small_cnn": SmallCNN}
+def _of_family(**habits: Any) -> Callable[..., nn.Module]:
+    """Return a constructor of the family's networks that have some habits."""
+
+    def make(classes: int, bands: int, **options: Any) -> nn.Module:
+        return FamilyCNN(classes, bands, Ingredients(**{**habits, **options}))
+
+    return make
+
+
+OWN: Mapping[str, Callable[..., nn.Module]] = {
+    "small_cnn": SmallCNN,
+    "cnn": _of_family(),
+    "vgg_like": _of_family(style="vgg"),
+    "resnet_like": _of_family(style="resnet", residual=True, depth=16),
+}
 """Networks of the family ``occulta:``."""
 
 
@@ -80,8 +95,10 @@ def build(
     Parameters
     ----------
     architecture
-        ``occulta:small_cnn``, ``torchvision:NAME`` or ``timm:NAME``, NAME being a classifier; or
-        ``zoobot:NAME`` with NAME a timm encoder that gets Zoobot's head.
+        ``occulta:small_cnn``; ``occulta:cnn`` with the fields of `Ingredients` as options, of which
+        ``occulta:vgg_like`` and ``occulta:resnet_like`` have other defaults; ``torchvision:NAME``
+        or ``timm:NAME``, NAME being a classifier; or ``zoobot:NAME`` with NAME a timm encoder that
+        gets Zoobot's head.
     classes
         Number of outputs K; the head is made for it.
     bands
