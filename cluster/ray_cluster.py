@@ -15,6 +15,8 @@ from pathlib import Path
 # Before Ray is imported: it reads these once, and its usage report would need a network.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# How soon a signal ends a wait for Ray.
+os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "200")
 # A call's second reference fails with its first, which is looked at; Ray would print a traceback.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 

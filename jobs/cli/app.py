@@ -435,7 +435,14 @@ def main() -> None:
 
     # A full disk fails several writes at once, and zarr reports but the first of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    terminated = False
+
+    def terminate(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, terminate)
     code = None
     try:
         # After Ctrl-C, typer raises nothing and returns 130.
@@ -444,6 +451,11 @@ def main() -> None:
         _fail(error, error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except SystemExit:
+        # A signal that comes while Ray waits leaves Ray as code 1.
+        if terminated:
+            sys.exit(143)
+        raise
     except typer.TyperException as error:
         _fail(error, 2)
     except OSError as error:

@@ -51,6 +51,6 @@ def driving(run: Place, subscribers: Sequence[Subscriber]) -> Iterator[Sequence[
 def _tell_end(run: Place, error: BaseException, subscribers: Sequence[Subscriber]) -> None:
     if (run / MANIFEST).exists():
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        reason = str(error) or type(error).__name__
+        reason = "it was told to stop" if stopped else str(error) or type(error).__name__
         trace = "" if stopped else "".join(traceback.format_exception(error))[-_TRACEBACK:]
         announce(RunEnded("stopped" if stopped else "failed", reason, trace), subscribers)

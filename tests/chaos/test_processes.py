@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conformance.pools import wait_until
 
 from benchmarks.arena import alive, committed_keys, kill, shards
 from jobs.run.status import read_status
@@ -122,6 +123,7 @@ def test_everything_may_be_killed_at_once(arena, run):
 def test_a_cluster_that_is_lost_ends_the_run_with_the_command_to_go_on(arena, run, server):
     driver = arena.drive(run)
     assert driver.wait_for(2)
+    wait_until(lambda: len(driver.replicas()) == 2)
     family = driver.family()
     kill(*driver.replicas(), how=signal.SIGSTOP)  # or they might be done before it is noticed
     kill(driver.server(server))

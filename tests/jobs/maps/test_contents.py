@@ -165,6 +165,7 @@ def test_an_unfinished_run_has_what_its_ledger_says(content: Any, write_run: Wri
         "seconds": 1.0,
         "worker": "w",
         "attempt": 1,
+        "left_out": [],
     }
     (run / "ledger").mkdir()
     (run / "ledger/000001.jsonl").write_text(json.dumps(receipt) + "\n")
