@@ -64,6 +64,19 @@ class DriverStarted(Event):
 
 
 @dataclass(frozen=True)
+class StepStarted(Event):
+    """A step of a pipeline is next."""
+
+    step: str
+    number: int
+    """From 1."""
+    steps: int
+    about: str
+    done: bool
+    """Whether its results are there already."""
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """A driver began, or resumed, work on a run: its replicas are there."""
 

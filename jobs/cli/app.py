@@ -76,7 +76,10 @@ def options(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="attribution, training, simulation or inceptionism.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="attribution, training, simulation, inceptionism or pipeline."),
+    ],
 ) -> None:
     """Print a commented job file with every default."""
     from ..specs.template import job_template
@@ -96,10 +99,15 @@ def plan(
 ) -> None:
     """Validate a job and print what it will cost, without running it."""
     from ..cost import seconds_per_object
+    from ..pipeline import plan_steps
     from ..plan import plan_job
     from ..run.local import cluster_gpus, embedded_replicas
+    from ..specs.pipeline import PipelineJob
 
     job = _load(job_file, changes, out)
+    if isinstance(job, PipelineJob):
+        _print_facts({"run": job.output, "steps": plan_steps(job)}, as_json)
+        return
     if probe and job.kind == "training":
         raise typer.BadParameter("--probe measures objects; a training job has none to explain")
     with _clean_stdout():
@@ -375,23 +383,28 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Hash every committed shard again, and name what is damaged."""
+    from ..pipeline import runs_in
     from ..run.verify import repair_run, verify_run
 
     folder = _place(run_folder)
-    found = verify_run(folder)
-    if found.damaged and repair:
-        repair_run(folder, found)
+    found = {run: verify_run(run) for run in runs_in(folder)}
+    damaged = [damage for verification in found.values() for damage in verification.damaged]
+    for run, verification in found.items():
+        if verification.damaged and repair:
+            repair_run(run, verification)
+    units, shards = (sum(getattr(v, name) for v in found.values()) for name in ("units", "shards"))
     if as_json:
-        typer.echo(json.dumps({"run": str(folder), **asdict(found)}))
+        facts = {"units": units, "shards": shards, "damaged": [asdict(d) for d in damaged]}
+        typer.echo(json.dumps({"run": str(folder), **facts}))
     else:
-        for damage in found.damaged:
-            typer.echo(f"unit {damage.unit}: {damage.shard} is {damage.fact}")
-        typer.echo(
-            f"{found.units:,} units, {found.shards:,} shards; damaged units: {len(found.damaged):,}"
-        )
-    if found.damaged:
+        for run, verification in found.items():
+            at = "" if run == folder else f"{run.name}: "
+            for damage in verification.damaged:
+                typer.echo(f"{at}unit {damage.unit}: {damage.shard} is {damage.fact}")
+        typer.echo(f"{units:,} units, {shards:,} shards; damaged units: {len(damaged):,}")
+    if damaged:
         cure = "they are pending again" if repair else f"occulta verify {folder} --repair"
-        typer.echo(f"damaged units: {len(found.damaged):,}; {cure}", err=True)
+        typer.echo(f"damaged units: {len(damaged):,}; {cure}", err=True)
         if repair:
             typer.echo(f"finish the run: occulta resume {folder}", err=True)
         else:
@@ -422,10 +435,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report, one HTML page that opens offline, into the first run's folder."""
+    from ..pipeline import reported_runs
     from ..report import write_report
 
     folders = [_place(run) for run in runs]
-    page = write_report(folders, folders[0] / "report" / "index.html", partial=partial)
+    shown = [run for folder in folders for run in reported_runs(folder)]
+    page = write_report(shown, folders[0] / "report" / "index.html", partial=partial)
     _print_files([str(page)], as_json)
 
 
@@ -481,10 +496,22 @@ def _fail(error: Exception, code: int) -> None:
 
 
 def _start(job: JobSpec, address: str | None, as_json: bool) -> None:
+    from ..pipeline import run_pipeline
     from ..plan import plan_job
-    from ..run.local import cluster_gpus
+    from ..run.local import cluster_gpus, run_on_ray
+    from ..run.status import read_status
+    from ..specs.pipeline import PipelineJob
+    from .progress import Progress
 
-    _execute(plan_job(job, cluster_gpus(address)), address, as_json)
+    gpus = cluster_gpus(address)
+    planned = None if isinstance(job, PipelineJob) else plan_job(job, gpus)
+    with _resumable(job.output, address), _clean_stdout(), Progress() as progress:
+        if isinstance(job, PipelineJob):
+            folder = run_pipeline(job, address, [progress], gpus)
+        else:
+            assert planned is not None
+            folder = run_on_ray(planned, address, [progress])
+    _finish(folder, read_status(folder), as_json)
 
 
 def _load(
@@ -493,26 +520,16 @@ def _load(
     from ..errors import RefusedError
     from ..specs.load import load_job
 
-    job = load_job(job_file, changes or ())
+    job = load_job(job_file, changes or (), None if out is None else str(_place(out)))
     if kind not in (None, job.kind):
         raise RefusedError(f"{job_file}: kind is {job.kind}, not {kind}; `occulta run` runs any")
-    return job if out is None else job.model_copy(update={"output": str(_place(out))})
+    return job
 
 
 def _place(text: str) -> Place:
     from cluster.place import open_place
 
     return open_place(text)
-
-
-def _execute(planned: Plan, address: str | None, as_json: bool) -> None:
-    from ..run.local import run_on_ray
-    from ..run.status import read_status
-    from .progress import Progress
-
-    with _resumable(planned.job.output, address), _clean_stdout(), Progress() as progress:
-        folder = run_on_ray(planned, address, [progress])
-    _finish(folder, read_status(folder), as_json)
 
 
 def _finish(folder: Place, status: Status, as_json: bool) -> None:
@@ -523,7 +540,8 @@ def _finish(folder: Place, status: Status, as_json: bool) -> None:
     counts = {"objects": status.objects["quarantined"], "fits": status.units["quarantined"]}
     if any(counts.values()):
         found = " and ".join(f"{count:,} {things}" for things, count in counts.items() if count)
-        typer.echo(f"{found} are quarantined; see {folder / QUARANTINE}", err=True)
+        where = folder / QUARANTINE if status.steps is None else f"{QUARANTINE} of the steps"
+        typer.echo(f"{found} are quarantined; see {where}", err=True)
         sys.exit(3)
 
 
@@ -569,6 +587,8 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _shown(name: str, value: Any) -> str:
+    if name == "steps":
+        return ", ".join(f"{step} ({state})" for step, state in value.items())
     if isinstance(value, dict):
         return ", ".join(f"{count:,} {word}" for word, count in value.items())
     if name.endswith("_bytes"):

@@ -33,6 +33,7 @@ from cluster.events import (
     RunFinished,
     RunStalled,
     RunStarted,
+    StepStarted,
     UnitCommitted,
     WorkDisturbed,
 )
@@ -144,7 +145,10 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         """Follow the run."""
-        if isinstance(event, RunStarted):
+        if isinstance(event, StepStarted):
+            done = ": done before" * event.done
+            self.say(f"[{event.number}/{event.steps}] {event.about}{done}")
+        elif isinstance(event, RunStarted):
             self._start(event)
         elif self._run is None:
             return

@@ -26,6 +26,7 @@ from ..products import consolidate
 from ..specs.job import JobSpec
 from ..specs.jobs import AttributionJob
 from ..specs.load import dump_job, make_job
+from ..specs.pipeline import PipelineJob
 from ..specs.plain_yaml import parse_yaml
 from ..specs.training import TrainingJob
 from .catalogue import COMPLETE, PENDING, QUARANTINED, write_catalogue, write_status
@@ -100,6 +101,10 @@ def stored_job(run: Place) -> JobSpec:
     text = (run / "job.yaml").read_text(encoding="utf-8")
     where = str(run / "job.yaml")
     job = make_job(parse_yaml(text, where), where, Path("/"))  # its paths are absolute
+    if isinstance(job, PipelineJob) and job.output != str(run):
+        raise RefusedError(
+            f"{run}: its steps name each other in {job.output}, where it began; move it back there"
+        )
     return job.model_copy(update={"output": str(run)})
 
 

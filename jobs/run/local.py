@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 from cluster.events import Subscriber
 from cluster.metrics import RayMetrics
@@ -69,24 +71,55 @@ def embedded_replicas(plan: Plan) -> range:
     return range(least, max(least, min(most, room)) + 1) if least < most else plan.replicas
 
 
+class RayRunner:
+    """Runs one plan after another on Ray, which is started when the first of them needs it.
+
+    Parameters
+    ----------
+    address
+        Of an existing cluster; without one, an embedded cluster is started, and another one in its
+        place when a plan needs more.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._cluster = ExitStack()
+        self._room = (-1, -1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.close()
+
+    def run(self, plan: Plan, subscribers: Sequence[Subscriber] = ()) -> Place:
+        """Run a plan to the end; parameters and errors as of `execute`."""
+
+        @contextmanager
+        def open_pool(workload: Workload, store: Place) -> Iterator[Pool]:
+            placement = plan.placement
+            replicas = embedded_replicas(plan) if self._address is None else plan.replicas
+            most = 0 if replicas is None else replicas[-1]
+            most *= placement.processes
+            self._connect(math.ceil(most * placement.cpus), math.ceil(most * placement.gpus))
+            # Ray is slow to import, and a complete or refused run needs none.
+            from cluster.ray_pool import RayPool  # noqa: PLC0415
+
+            with RayPool(workload, store, replicas, placement, plan.unit_seconds) as pool:
+                yield pool
+
+        return execute(plan, open_pool, [RayMetrics(), *subscribers])
+
+    def _connect(self, cpus: int, gpus: int) -> None:
+        from cluster.ray_cluster import ray_cluster  # noqa: PLC0415 - as above
+
+        if cpus > self._room[0] or gpus > self._room[1]:
+            self._cluster.close()
+            self._room = (cpus, gpus) if self._address is None else (sys.maxsize, sys.maxsize)
+            self._cluster.enter_context(ray_cluster(self._address, cpus=cpus, gpus=gpus))
+
+
 def run_on_ray(plan: Plan, address: str | None, subscribers: Sequence[Subscriber] = ()) -> Place:
     """Run a plan to the end on Ray; parameters and errors as of `execute`."""
-
-    @contextmanager
-    def open_pool(workload: Workload, store: Place) -> Iterator[Pool]:
-        # Ray is slow to import, and a complete or refused run needs none.
-        from cluster.ray_cluster import ray_cluster  # noqa: PLC0415
-        from cluster.ray_pool import RayPool  # noqa: PLC0415
-
-        placement = plan.placement
-        replicas = embedded_replicas(plan) if address is None else plan.replicas
-        most = 0 if replicas is None else replicas[-1]
-        most *= placement.processes
-        cpus, gpus = math.ceil(most * placement.cpus), math.ceil(most * placement.gpus)
-        with (
-            ray_cluster(address, cpus=cpus, gpus=gpus),
-            RayPool(workload, store, replicas, placement, plan.unit_seconds) as pool,
-        ):
-            yield pool
-
-    return execute(plan, open_pool, [RayMetrics(), *subscribers])
+    with RayRunner(address) as runner:
+        return runner.run(plan, subscribers)

@@ -46,6 +46,8 @@ class Status:
     """Since the last unit, where that is much longer than units take."""
     epochs: dict[str, int] | None = None
     """Of a training run, whose units are its fits: total and done."""
+    steps: dict[str, str] | None = None
+    """Of a pipeline: the state of each."""
     committed_keys: list[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Status:
         return {
             name: value
             for name, value in data.items()
-            if value is not None or name not in ("epochs", "committed_keys")
+            if value is not None or name not in ("epochs", "steps", "committed_keys")
         }
 
     def line(self) -> str:
@@ -66,6 +68,9 @@ class Status:
                 f"{self.state}: {self.epochs['done']:,} of {self.epochs['total']:,} epochs",
                 f"{self.units['committed']:,} of {self.units['total']:,} fits",
             ]
+        if self.steps is not None:
+            complete = sum(state == "complete" for state in self.steps.values())
+            parts.insert(1, f"{complete} of {len(self.steps)} steps")
         if self.objects["quarantined"]:
             parts.append(f"{self.objects['quarantined']:,} quarantined")
         if self.objects_per_second:
@@ -134,6 +139,8 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
         If there is no run in this folder.
     """
     manifest = read_manifest(run)
+    if manifest["kind"] == "pipeline":
+        return _pipeline_status(run, manifest, keys, now)
     committed: list[str] = []
     sums = Totals()
     left_out: set[int] = set()
@@ -181,6 +188,47 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
         epochs=epochs,
         committed_keys=committed if keys else None,
     )
+
+
+def _pipeline_status(
+    run: Place, manifest: dict[str, Any], keys: bool, now: datetime | None
+) -> Status:
+    """Sum up the steps; those that were not begun have no units and objects yet."""
+    found = {
+        name: read_status(run / name, keys=keys, now=now)
+        for name in manifest["steps"]
+        if (run / name / MANIFEST).exists()
+    }
+    steps = {name: found[name].state if name in found else "planned" for name in manifest["steps"]}
+    history = History(run / EVENTS)
+    state = _state(run, {"results_digest": "finished" in manifest}, history)
+    if state == "complete" and set(steps.values()) != {"complete"}:
+        state = "interrupted"  # a repair has made units of a step pending
+    running = [status for status in found.values() if status.state == "running"]
+    return Status(
+        run=str(run),
+        kind=manifest["kind"],
+        state=state,
+        units=_sums(
+            ("total", "committed", "quarantined", "pending"), [s.units for s in found.values()]
+        ),
+        objects=_sums(("total", "complete", "quarantined"), [s.objects for s in found.values()]),
+        started=history.started,
+        updated=max([history.updated, *(s.updated for s in found.values())], key=lambda t: t or ""),
+        eta_seconds=None,
+        objects_per_second=running[0].objects_per_second if running else None,
+        stalled_seconds=running[0].stalled_seconds if running else None,
+        steps=steps,
+        committed_keys=[
+            f"{name}/{key}" for name, status in found.items() for key in status.committed_keys or ()
+        ]
+        if keys
+        else None,
+    )
+
+
+def _sums(names: Sequence[str], counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(count[name] for count in counts) for name in names}
 
 
 def _epochs(run: Place, most: Sequence[int], committed: Collection[str]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from .job import JobSpec
 from .maps import MapsSpec
 from .methods import AnyMethodSpec
 from .network import NetworkSpec
+from .pipeline import PipelineJob
 from .survey import SurveySpec
 from .training import TrainingJob
 
@@ -170,4 +171,5 @@ KINDS: dict[str, type[JobSpec]] = {
     "simulation": SimulationJob,
     "training": TrainingJob,
     "inceptionism": InceptionismJob,
+    "pipeline": PipelineJob,
 }

@@ -19,6 +19,7 @@ from .job import JobSpec
 from .jobs import KINDS, AttributionJob, InceptionismJob
 from .methods import SECTIONS
 from .network import NetworkSpec
+from .pipeline import ABOUT, PipelineJob, resolve_steps
 from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
 from .survey import SurveySpec
@@ -30,13 +31,14 @@ _UNKNOWN = "unknown field"
 _EXPECTED = re.compile(r"[Ii]nput should be (?P<what>.*?)(?P<end>(, found .*)?)")
 
 
-def load_job(path: Path, changes: Sequence[str] = ()) -> JobSpec:
+def load_job(path: Path, changes: Sequence[str] = (), output: str | None = None) -> JobSpec:
     """Read a job file; its paths are relative to the folder that it is in.
 
     Parameters
     ----------
     path : a YAML file
     changes : ``a.b=value`` settings that replace what the file says
+    output : the run folder, in place of the file's
 
     Raises
     ------
@@ -48,6 +50,8 @@ def load_job(path: Path, changes: Sequence[str] = ()) -> JobSpec:
     data = parse_yaml(_read(path), where)
     for change in changes:
         _set(data, change)
+    if output is not None and isinstance(data, dict):
+        data = {**data, "output": output}
     return make_job(data, where, path.parent.absolute())
 
 
@@ -74,7 +78,18 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
         raise RefusedError("; ".join(_problems(error, data, where, KINDS[kind]))) from error
     except ValueError as error:
         raise RefusedError(f"{where}: {error}") from error
-    return _absolute(job, folder)
+    job = _absolute(job, folder)
+    if isinstance(job, PipelineJob):
+        return resolve_steps(job, where, lambda fields, step: make_job(fields, step, folder))
+    return job
+
+
+def step_jobs(job: PipelineJob) -> dict[str, JobSpec]:
+    """Return the jobs of a pipeline that `make_job` has made, by name and in their order."""
+    return {
+        name: make_job({key: value for key, value in step.items() if key != ABOUT}, name, Path("/"))
+        for name, step in job.steps.items()
+    }
 
 
 def dump_job(job: JobSpec) -> str:

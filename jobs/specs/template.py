@@ -196,6 +196,47 @@ execution:
 output: runs/my-images
 """
 
+_PIPELINE = """\
+# Simulate, train, explain: jobs that follow each other. Edit the steps, then
+#   occulta plan job.yaml && occulta run job.yaml
+# What was interrupted goes on with `occulta resume runs/my-story`; what is complete is kept.
+kind: pipeline
+name: my-story
+steps:                         # each has the fields of its kind, see `occulta init KIND`
+  galaxies:
+    about: simulating galaxies to train on    # for people; optional
+    kind: simulation
+    preset: A
+    objects: 1200
+    seed: 1
+  others:
+    about: simulating the galaxies that are explained
+    kind: simulation
+    preset: A
+    objects: 200
+    seed: 2
+  train:
+    about: training the small CNN
+    kind: training
+    survey: {format: simulated, path: "step:galaxies"}  # step:NAME is an earlier step's folder
+    classes: [smooth, spiral, barred, edge_on]
+    preprocess: {stretch: asinh, scale: 0.1}
+    fit: {epochs: 6}
+  why:
+    about: explaining what it sees
+    kind: attribution
+    network: step:train        # the network of a training step, in one line
+    survey: {format: simulated, path: "step:others"}
+    methods:
+      - {method: occlusion, window: 16, stride: 8}
+      - {method: integrated_gradients, steps: 16, rule: midpoint}
+      - {method: mc_dropout, samples: 20}
+    maps: {nside: 8, min_count: 3}
+maps: true                     # aggregate attribution steps, as `occulta maps` does
+report: true                   # write report/index.html of all steps
+output: runs/my-story
+"""
+
 _CHOSEN: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 32, "stride": 16},
     "gradient_x_input": {},
@@ -243,6 +284,7 @@ _EXAMPLES: dict[str, str] = {
     "simulation": _SIMULATION,
     "training": _TRAINING,
     "inceptionism": _INCEPTIONISM.replace("@IMAGES@\n", _images()),
+    "pipeline": _PIPELINE,
 }
 
 
