@@ -1,4 +1,4 @@
-"""The demo: two simulated surveys, a network trained on one, explained on both."""
+"""The demo: a network learns on one survey, fails on another, shows why, and is taught again."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from cluster.events import Subscriber
 from training.networks import build
 from training.simulation import CLASSES, PREPROCESS
 
-from .maps import build_maps, read_store
-from .plan import plan_job
-from .report import write_report
+from .pipeline import REPORT, is_finished, run_pipeline, tasks_of
 from .report.facts import RunFacts, load_facts
 from .report.localisation import localise
 from .report.statistics import recall
-from .run.local import available_cpus, run_on_ray
-from .run.status import MANIFEST, read_manifest
-from .specs.job import JobSpec
-from .specs.jobs import AttributionJob
+from .run.local import available_cpus
+from .run.status import STORE, read_manifest
 from .specs.load import make_job
-from .specs.training import TrainingJob
-from .work.fit_files import WEIGHTS
+from .specs.pipeline import PipelineJob
+from .work.fit_files import FITS
 
 _MAP = "mutual_information"
 _METHOD = "integrated_gradients"
+_METHODS: tuple[dict[str, Any], ...] = (
+    {"method": "occlusion", "window": 16, "stride": 8},
+    {"method": "gradient_x_input"},
+    {"method": _METHOD, "steps": 16, "rule": "midpoint"},
+    {"method": "mc_dropout", "samples": 20},
+)
+_TUNED, _SCRATCH = 0, 1
+"""The fits of the step that learns survey B."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,12 @@ class DemoSizes:
     """Galaxies of survey A that are simulated to train on."""
     explained: int = 400
     """Galaxies of each survey that are explained."""
+    labels: int = 80
+    """Labelled galaxies of survey B that the network is taught with, a fifth of them to stop by."""
     epochs: int = 8
-    """Passes over the training set."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    title: str
-    """What happens, for people."""
-    done: bool
-    """Whether its product is there already."""
-    seconds: float
-    """How long it took where `_Cost` was measured."""
-    work: Callable[[], object]
-    """Makes the product; of a run that is complete it only checks that it is the same run."""
+    """Passes over the training set of A."""
+    tuning_epochs: int = 30
+    """Passes, at most, over the labels of B."""
 
 
 class _Cost:
@@ -64,15 +61,16 @@ class _Cost:
 
     PROBE = 0.05
     """What `_probe` gave there; another machine is taken to be as much slower as its probe is."""
-    START = 8.5
-    """Planning, Ray and its replicas."""
+    START = 3.0
+    """Planning, and the replicas of a step."""
     SIMULATE = 0.003
     """Per galaxy and core."""
     TRAIN = 1.35e-3
     """Per view of a galaxy, on two cores."""
     EXPLAIN = 0.1
     """Per galaxy and core."""
-    REPORT = 8.0
+    MAPS = 6.0
+    REPORT = 6.0
 
 
 def run_demo(
@@ -81,15 +79,13 @@ def run_demo(
     subscribers: Sequence[Subscriber] = (),
     sizes: DemoSizes = DemoSizes(),
 ) -> Path:
-    """Simulate, train, explain, map and report, and return the path of the report.
-
-    What is complete already is not done again.
+    """Run the demo's pipeline, or what is left of it, and return the path of the report.
 
     Parameters
     ----------
     folder : where everything goes
-    say : told what happens next
-    subscribers : told the events of each run
+    say : told how long it will take
+    subscribers : told the events of the pipeline and its steps
     sizes : how much is done
 
     Raises
@@ -97,26 +93,55 @@ def run_demo(
     RefusedError
         If the folder holds a demo of other sizes, or of another version of Occulta.
     """
-    steps = _steps(folder, subscribers, sizes)
-    if waiting := [step for step in steps if not step.done]:
+    job = demo_job(folder, sizes)
+    if is_finished(job):
+        say(f"{folder}: all is done before")
+    else:
         cores = available_cpus()
-        say(f"{_estimate(waiting)} on {cores} core{'s' * (cores > 1)}, in {folder}")
-    for number, step in enumerate(steps, start=1):
-        say(f"[{number}/{len(steps)}] {step.title}{': done before' * step.done}")
-        step.work()
-    return _report(folder)
+        say(f"{_estimate(job, sizes)} on {cores} core{'s' * (cores > 1)}, in {folder}")
+    run_pipeline(job, None, subscribers)
+    return folder / REPORT
+
+
+def demo_job(folder: Path, sizes: DemoSizes) -> PipelineJob:
+    """Return the demo as the job that it is."""
+    job = make_job(
+        {
+            "kind": "pipeline",
+            "name": "demo",
+            "steps": {
+                "train-galaxies": _simulation("A", sizes.training, 1, "to train on"),
+                "galaxies-a": _simulation("A", sizes.explained, 2, "to explain"),
+                "galaxies-b": _simulation("B", sizes.explained, 2, "to explain"),
+                "labelled-b": _simulation("B", sizes.labels, 3, "to learn from"),
+                "train-a": _training(sizes),
+                "why-a": _attribution("A", "step:train-a", "the network"),
+                "why-b": _attribution("B", "step:train-a", "the network"),
+                "tune-b": _tuning(sizes),
+                "why-b-tuned": _attribution("B", f"step:tune-b/{_fit(_TUNED)}", "the tuned one"),
+            },
+            "output": str(folder),
+        },
+        "demo",
+        folder,
+    )
+    assert isinstance(job, PipelineJob)
+    return job
 
 
 def what_to_look_at(folder: Path) -> tuple[str, ...]:
     """Say in a few lines what a finished demo shows, with the numbers of its own products."""
-    a, b = (load_facts(folder / f"why-{preset}", partial=False) for preset in "ab")
+    a, b, tuned = (
+        load_facts(folder / name, partial=False) for name in ("why-a", "why-b", "why-b-tuned")
+    )
     lines = (
         f"The network is right on {a.accuracy:.0%} of survey A, where it was trained, and on "
         f"{b.accuracy:.0%} of survey B.",
-        _recall_line(a, b),
-        _evidence_line(a),
+        recall_line(a, b),
+        _tuning_line(folder),
+        _evidence_line(a, b, tuned),
         _map_line(b),
-        f"Results: xarray.open_datatree({str(b.source.path / 'results.zarr')!r}, engine='zarr')"
+        f"Results: xarray.open_datatree({str(b.source.path / STORE)!r}, engine='zarr')"
         f"['{_METHOD}']",
         f"Try next: {shlex.join(next_command(folder))}",
     )
@@ -126,16 +151,12 @@ def what_to_look_at(folder: Path) -> tuple[str, ...]:
 def next_command(folder: Path) -> list[str]:
     """Return a command that goes on from the demo: survey B again, with more path steps."""
     run = folder / "why-b"
-    number = next(
-        number
-        for number, section in enumerate(_attribution(folder, "B").methods)
-        if section.method == _METHOD
-    )
+    number = [section["method"] for section in _METHODS].index(_METHOD)
     finer = ["--set", f"methods.{number}.steps=64", "--out", str(folder / "why-b-64-steps")]
     return ["occulta", "run", str(run / "job.yaml"), *finer]
 
 
-def _recall_line(a: RunFacts, b: RunFacts) -> str:
+def recall_line(a: RunFacts, b: RunFacts) -> str:
     """Name the class that suffers most."""
     on_a, on_b = recall(a), recall(b)
     fall = np.where(np.isfinite(on_a - on_b), on_a - on_b, -np.inf)
@@ -149,15 +170,31 @@ def _recall_line(a: RunFacts, b: RunFacts) -> str:
     )
 
 
-def _evidence_line(facts: RunFacts) -> str:
-    localised = {(entry.feature.mask, entry.method): entry for entry in localise(facts)}
-    found = localised.get(("bar", _METHOD))
-    if found is None:
+def _tuning_line(folder: Path) -> str:
+    """Say what a few labels of survey B do, and what they cost on survey A."""
+    run = folder / "tune-b"
+    fits = xr.open_dataset(run / STORE, group="fit", engine="zarr", consolidated=False)
+    on_a, on_b = fits["a_accuracy"].values, fits["b_accuracy"].values
+    labels = sum(read_manifest(run)["labelled"].values())
+    return (
+        f"Taught with {labels} labels of B, it is right on {on_b[_TUNED]:.0%} of B (a new network "
+        f"with the same labels: {on_b[_SCRATCH]:.0%}) and on {on_a[_TUNED]:.0%} of A."
+    )
+
+
+def _evidence_line(a: RunFacts, b: RunFacts, tuned: RunFacts) -> str:
+    """Say how much of the evidence in barred galaxies lies inside the bar."""
+    found = [
+        next((x for x in localise(facts) if (x.feature.mask, x.method) == ("bar", _METHOD)), None)
+        for facts in (a, b, tuned)
+    ]
+    on_a, on_b, after = found
+    if on_a is None or on_b is None or after is None:
         return ""
     return (
-        f"In {found.objects} barred galaxies of A, {found.evidence:.0%} of the positive "
-        f"{_METHOD.replace('_', ' ')} lies inside the bar, {found.area:.1%} of the image "
-        f"({found.gain:.0f} times its share): see the overlays."
+        f"In barred galaxies of A, {on_a.evidence:.0%} of the positive {_METHOD.replace('_', ' ')} "
+        f"lies inside the bar, {on_a.area:.1%} of the image; on B it is {on_b.evidence:.0%} "
+        f"before and {after.evidence:.0%} after: see the overlays."
     )
 
 
@@ -174,75 +211,27 @@ def _map_line(facts: RunFacts) -> str:
     )
 
 
-def _steps(folder: Path, subscribers: Sequence[Subscriber], sizes: DemoSizes) -> list[_Step]:
+def _estimate(job: PipelineJob, sizes: DemoSizes) -> str:
     cores = available_cpus()
-
-    def on_ray(title: str, job: JobSpec, seconds: float) -> _Step:
-        def work() -> None:
-            run_on_ray(plan_job(job), None, subscribers)
-
-        return _Step(title, _is_complete(job), _Cost.START + seconds / cores, work)
-
-    steps = []
-    for preset, objects, seed in (
-        ("A", sizes.training, 1),
-        ("A", sizes.explained, 2),
-        ("B", sizes.explained, 2),
-    ):
-        purpose = "train on" if seed == 1 else "explain"
-        title = f"simulating {objects:,} galaxies of survey {preset} to {purpose}"
-        job = _simulation(folder, preset, objects, seed)
-        steps.append(on_ray(title, job, objects * _Cost.SIMULATE))
-    training = _training(folder, sizes.epochs)
-    title = "training the small CNN on survey A"
-    # On two threads, however many cores there are.
-    seconds = sizes.training * sizes.epochs * _Cost.TRAIN * cores * (2 / min(cores, 2))
-    steps.append(on_ray(title, training, seconds))
-    jobs = [_attribution(folder, preset) for preset in ("A", "B")]
-    for job, preset in zip(jobs, "AB", strict=True):
-        title = f"explaining the network on {sizes.explained:,} galaxies of survey {preset}"
-        steps.append(on_ray(title, job, sizes.explained * _Cost.EXPLAIN))
-
-    runs = [Path(job.output) for job in jobs]
-    mapped = all(_is_mapped(run) for run in runs)
-    page = _report(folder)
-    reported = mapped and page.exists() and page.stat().st_mtime >= _newest_map(runs)
-
-    def maps() -> None:
-        for job in () if mapped else jobs:
-            build_maps(Path(job.output), job.maps)
-
-    def report() -> None:
-        if not reported:
-            write_report([*runs, Path(training.output)], page)
-
-    steps.append(_Step("making sky maps and mean attributions", mapped, _Cost.REPORT / 2, maps))
-    steps.append(_Step("writing the report", reported, _Cost.REPORT / 2, report))
-    return steps
-
-
-def _is_complete(job: JobSpec) -> bool:
-    run = Path(job.output)
-    return (run / MANIFEST).exists() and bool(read_manifest(run).get("results_digest"))
-
-
-def _is_mapped(run: Path) -> bool:
-    """Tell whether all maps of exactly these results are there."""
-    try:
-        product = read_store(run / "maps")
-    except (OSError, KeyError, ValueError):
-        return False
-    files = (product.fits, *product.figures)
-    made = product.results_digest == read_manifest(run).get("results_digest")
-    return made and all(file.exists() for file in files)
-
-
-def _newest_map(runs: Sequence[Path]) -> float:
-    return max((run / "maps" / "maps.zarr").stat().st_mtime for run in runs)
-
-
-def _estimate(steps: Sequence[_Step]) -> str:
-    seconds = sum(step.seconds for step in steps) * _probe() / _Cost.PROBE
+    simulate, explain = _Cost.SIMULATE / cores, sizes.explained * _Cost.EXPLAIN / cores
+    views = sizes.training * sizes.epochs
+    tuning = 2 * sizes.labels * sizes.tuning_epochs
+    # Training on two threads, the two fits of the tuning on one each.
+    train = _Cost.TRAIN * 2 / min(cores, 2)
+    known = {
+        "train-galaxies": sizes.training * simulate,
+        "labelled-b": sizes.labels * simulate,
+        "train-a": views * train,
+        "tune-b": tuning * train + 2 * _Cost.START,
+        "maps": _Cost.MAPS,
+        REPORT: _Cost.REPORT,
+    }
+    seconds = 0.0
+    for task in tasks_of(job):
+        if not task.done:
+            each = explain if task.name.startswith("why") else sizes.explained * simulate
+            seconds += known.get(task.name, each) + _Cost.START
+    seconds *= _probe() / _Cost.PROBE
     if seconds < 45:
         return "less than a minute"
     minutes = math.ceil(seconds / 30) / 2
@@ -270,62 +259,61 @@ def _probe() -> float:
     return min(seconds)
 
 
-def _report(folder: Path) -> Path:
-    return folder / "report" / "index.html"
+def _simulation(preset: str, objects: int, seed: int, purpose: str) -> dict[str, Any]:
+    return {
+        "about": f"simulating {objects:,} galaxies of survey {preset} {purpose}",
+        "kind": "simulation",
+        "preset": preset,
+        "objects": objects,
+        "seed": seed,
+        "shard_objects": 100,
+    }
 
 
-def _simulation(folder: Path, preset: str, objects: int, seed: int) -> JobSpec:
-    job: JobSpec = _job(
-        folder,
-        kind="simulation",
-        name=f"survey-{preset.lower()}-{seed}",
-        preset=preset,
-        objects=objects,
-        seed=seed,
-        shard_objects=100,
-    )
-    return job
+def _training(sizes: DemoSizes) -> dict[str, Any]:
+    return {
+        "about": "training the small CNN on survey A",
+        "kind": "training",
+        "survey": {"format": "simulated", "path": "step:train-galaxies"},
+        "classes": list(CLASSES),
+        "preprocess": dict(PREPROCESS),
+        "split": {"validation": 0.1, "test": 0.05},
+        "fit": {"epochs": sizes.epochs},
+        "execution": {"threads": 2},
+    }
 
 
-def _training(folder: Path, epochs: int) -> TrainingJob:
-    job = _job(
-        folder,
-        kind="training",
-        name="train-a",
-        survey={"format": "simulated", "path": "survey-a-1"},
-        classes=list(CLASSES),
-        preprocess=dict(PREPROCESS),
-        split={"validation": 0.1, "test": 0.05},
-        fit={"epochs": epochs},
-        execution={"threads": 2},
-    )
-    assert isinstance(job, TrainingJob)
-    return job
-
-
-def _attribution(folder: Path, preset: str) -> AttributionJob:
-    job = _job(
-        folder,
-        kind="attribution",
-        name=f"why-{preset.lower()}",
-        survey={"format": "simulated", "path": f"survey-{preset.lower()}-2"},
-        network={
-            "architecture": "occulta:small_cnn",
-            "weights": f"train-a/{WEIGHTS}",
-            "classes": list(CLASSES),
-            "preprocess": dict(PREPROCESS),
+def _tuning(sizes: DemoSizes) -> dict[str, Any]:
+    return {
+        "about": f"teaching it survey B with {sizes.labels} labels, and a new one from scratch",
+        "kind": "training",
+        "survey": {"format": "simulated", "path": "step:labelled-b"},
+        "start": "step:train-a",
+        "classes": list(CLASSES),
+        "split": {"validation": 0.2, "test": 0.0},
+        "also_test": {
+            name: {"format": "simulated", "path": f"step:galaxies-{name}"} for name in ("a", "b")
         },
-        methods=[
-            {"method": "occlusion", "window": 16, "stride": 8},
-            {"method": "gradient_x_input"},
-            {"method": _METHOD, "steps": 16, "rule": "midpoint"},
-            {"method": "mc_dropout", "samples": 20},
-        ],
-        maps={"nside": 8, "min_count": 3},
-    )
-    assert isinstance(job, AttributionJob)
-    return job
+        "fit": {
+            "epochs": sizes.tuning_epochs,
+            "patience": sizes.tuning_epochs,
+            "batch_size": 16,
+            "learning_rate": 1e-3,
+        },
+        "vary": {"transfer.strategy": ["all", "scratch"]},
+    }
 
 
-def _job(folder: Path, **fields: Any) -> Any:
-    return make_job({**fields, "output": fields["name"]}, f"demo {fields['name']}", folder)
+def _attribution(preset: str, network: str, which: str) -> dict[str, Any]:
+    return {
+        "about": f"explaining {which} on survey {preset}",
+        "kind": "attribution",
+        "network": network,
+        "survey": {"format": "simulated", "path": f"step:galaxies-{preset.lower()}"},
+        "methods": list(_METHODS),
+        "maps": {"nside": 8, "min_count": 3},
+    }
+
+
+def _fit(number: int) -> str:
+    return f"{FITS}/{number:04d}"

@@ -18,7 +18,7 @@ from .maps import build_maps, read_store
 from .plan import plan_job
 from .report import write_report
 from .run.driver import driving
-from .run.folder import write_manifest
+from .run.folder import check_same, write_manifest
 from .run.local import RayRunner
 from .run.status import MANIFEST, check_vacant, read_manifest, read_status
 from .specs.job import JobSpec
@@ -26,8 +26,8 @@ from .specs.jobs import AttributionJob
 from .specs.load import dump_job, step_jobs
 from .specs.pipeline import PipelineJob, needs
 
-MAPS, REPORT = "maps", "report/index.html"
-"""Where maps are in a step's folder, and the report of all steps in the pipeline's."""
+JOB, MAPS, REPORT = "job.yaml", "maps", "report/index.html"
+"""Names in the folders of steps and of the pipeline."""
 _REPORTED = ("attribution", "training", "inceptionism")
 
 
@@ -72,7 +72,7 @@ def run_pipeline(
         If another driver works on it.
     """
     run = open_place(job.output)
-    _check_folder(run)
+    _check_folder(run, job, gpus)
     if is_finished(job):
         return run
     began = time.monotonic()
@@ -97,7 +97,8 @@ def is_finished(job: PipelineJob) -> bool:
     run = open_place(job.output)
     if not (run / MANIFEST).exists() or "finished" not in read_manifest(run):
         return False
-    return (run / "job.yaml").read_text() == dump_job(job) and all(t.done for t in tasks_of(job))
+    same = (run / JOB).read_text(encoding="utf-8") == dump_job(job)
+    return same and all(task.done for task in tasks_of(job))
 
 
 def plan_steps(job: PipelineJob) -> dict[str, str]:
@@ -203,15 +204,23 @@ def _is_mapped(run: Place) -> bool:
     return made and all(file is None or file.exists() for file in files)
 
 
-def _check_folder(run: Place) -> None:
+def _check_folder(run: Place, job: PipelineJob, gpus: int) -> None:
+    """Refuse a folder of something else, or of a pipeline whose begun steps were others."""
     check_vacant(run)
-    if (run / MANIFEST).exists() and (kind := read_manifest(run)["kind"]) != "pipeline":
+    if not (run / MANIFEST).exists():
+        return
+    if (kind := read_manifest(run)["kind"]) != job.kind:
         raise RefusedError(f"{run}: holds a run of kind {kind}; give another --out")
+    if (run / JOB).read_text(encoding="utf-8") != dump_job(job):
+        for step in step_jobs(job).values():
+            if (open_place(step.output) / MANIFEST).exists():
+                plan = plan_job(step, gpus)
+                check_same(open_place(step.output), plan.job, plan.digests, plan.device)
 
 
 def _begin(run: Place, job: PipelineJob) -> None:
     """Write down what the pipeline is; it may have other steps than when it was begun."""
-    write_at(run / "job.yaml", dump_job(job).encode())
+    write_at(run / JOB, dump_job(job).encode())
     known = read_manifest(run) if (run / MANIFEST).exists() else {"created": timestamp()}
     known.pop("finished", None)
     facts = {"kind": job.kind, "name": job.name, "steps": list(job.steps), "versions": versions()}

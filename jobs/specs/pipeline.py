@@ -123,14 +123,9 @@ def _network(path: str, made: Mapping[str, JobSpec], place: str) -> dict[str, An
     by_path = {fit_path(number, len(fits)).rstrip("/"): fit for number, fit in enumerate(fits)}
     inner = rest.strip("/")
     if inner not in by_path:
-        raise RefusedError(
-            f"{place}: {path} is no network; the step trains {len(fits)}, "
-            + (
-                f"such as {path.partition('/')[0]}/{FITS}/0000"
-                if len(fits) > 1
-                else "name it alone"
-            )
-        )
+        name = path.partition("/")[0]
+        known = f"{name}/{FITS}/0000" if len(fits) > 1 else name
+        raise RefusedError(f"{place}: {path} is no network of that step; {known} is one")
     told = json.loads(by_path[inner].model_dump_json())
     folder = "/".join(part for part in (step.output, inner) if part)
     return {**{name: told[name] for name in _TOLD}, "weights": f"{folder}/{WEIGHTS}"}

@@ -8,17 +8,29 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cluster.events import RunStarted
-from jobs.demo import DemoSizes, next_command, run_demo, what_to_look_at
+from cluster.events import RunStarted, StepStarted
+from jobs.demo import DemoSizes, next_command, recall_line, run_demo, what_to_look_at
 from jobs.errors import RefusedError
 from jobs.plan import plan_job
+from jobs.report.facts import load_facts
 from jobs.run.status import read_status
 from jobs.specs.load import load_job
 
 slow = pytest.mark.slow
 
-SIZES = DemoSizes(training=160, explained=120, epochs=2)
-RUNS = ("survey-a-1", "survey-a-2", "survey-b-2", "train-a", "why-a", "why-b")
+SIZES = DemoSizes(training=160, explained=120, epochs=2, tuning_epochs=2)
+RUNS = (
+    "train-galaxies",
+    "galaxies-a",
+    "galaxies-b",
+    "labelled-b",
+    "train-a",
+    "why-a",
+    "why-b",
+    "tune-b",
+    "why-b-tuned",
+)
+EXPLAINED = ("why-a", "why-b", "why-b-tuned")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +47,11 @@ def files(folder):
 @slow
 def test_every_product_is_there(demo):
     folder, page, _, told = demo
-    assert [read_status(folder / run).state for run in RUNS] == ["complete"] * 6
+    assert [read_status(folder / run).state for run in RUNS] == ["complete"] * 9
     assert [event.run for event in told if isinstance(event, RunStarted)] == [
         str(folder / run) for run in RUNS
     ]
-    for run in ("why-a", "why-b"):
+    for run in EXPLAINED:
         assert (folder / run / "maps/mutual_information.png").exists()
         assert (folder / run / "maps/healpix.fits").exists()
     assert page == folder / "report/index.html"
@@ -48,13 +60,16 @@ def test_every_product_is_there(demo):
 
 @slow
 def test_the_steps_are_numbered_after_an_estimate(demo):
-    folder, _, said, _ = demo
+    folder, _, said, told = demo
+    (estimate,) = said
     assert re.fullmatch(
-        rf"(less than a minute|about [\d.]+ minutes?) on \d+ cores?, in {folder}", said[0]
+        rf"(less than a minute|about [\d.]+ minutes?) on \d+ cores?, in {folder}", estimate
     )
-    assert [line.split()[0] for line in said[1:]] == [f"[{n}/8]" for n in range(1, 9)]
-    assert said[1] == "[1/8] simulating 160 galaxies of survey A to train on"
-    assert not any("done before" in line for line in said)
+    steps = [event for event in told if isinstance(event, StepStarted)]
+    assert [(step.number, step.steps, step.done) for step in steps] == [
+        (number, 11, False) for number in range(1, 12)
+    ]
+    assert steps[0].about == "simulating 160 galaxies of survey A to train on"
 
 
 def accuracy(folder, run):
@@ -68,9 +83,16 @@ def accuracy(folder, run):
 def test_the_lines_at_the_end_hold_the_numbers_of_the_products(demo):
     folder, _, _, _ = demo
     lines = what_to_look_at(folder)
-    assert 4 <= len(lines) <= 6
+    assert 5 <= len(lines) <= 7
     shares = [float(share) / 100 for share in re.findall(r"(\d+)%", lines[0])]
     assert shares == pytest.approx([accuracy(folder, f"why-{s}") for s in "ab"], abs=0.0051)
+    fits = xr.open_datatree(folder / "tune-b/results.zarr", engine="zarr")["fit"]
+    tuned = accuracy(folder, "why-b-tuned")
+    assert float(fits["b_accuracy"][0]) == pytest.approx(tuned, abs=1e-6)
+    (taught,) = [line for line in lines if "80 labels" in line]
+    assert f"right on {tuned:.0%} of B" in taught
+    assert f"same labels: {float(fits['b_accuracy'][1]):.0%}" in taught
+    assert f"on {float(fits['a_accuracy'][0]):.0%} of A" in taught
     assert all("\n" not in line for line in lines)
     (uncertain,) = [line for line in lines if "mutual information is highest" in line]
     assert uncertain.endswith(str(folder / "why-b/maps/mutual_information.png"))
@@ -80,23 +102,24 @@ def test_the_lines_at_the_end_hold_the_numbers_of_the_products(demo):
     assert f"RA {maps['ra'].values[cell]:.0f}, Dec {maps['dec'].values[cell]:+.0f} deg" in uncertain
 
 
-def test_the_lines_name_the_class_that_suffers_most(make_content, write_run, tmp_path):
+def test_the_line_on_recall_names_the_class_that_suffers_most(make_content, write_run):
     content = make_content(objects=60)
     truth = np.array([content.classes.index(label) for label in content.label])
     right = np.eye(3)[truth] * 9
     wrong = right.copy()
     wrong[np.flatnonzero(truth == 1)[::2]] = [0, 0, 9]  # half of the spirals, to barred
     wrong[np.flatnonzero(truth == 0)[:1]] = [0, 0, 9]
-    for name, logit in (("why-a", right), ("why-b", wrong)):
-        write_run(content.but(logit=logit, name=name), name).rename(tmp_path / name)
-    lines = what_to_look_at(tmp_path)
+    a, b = (
+        load_facts(write_run(content.but(logit=logit), name), partial=False)
+        for name, logit in (("why-a", right), ("why-b", wrong))
+    )
     good = content.status == 1
     correct = (wrong.argmax(axis=1) == truth)[good]
     recall = correct[truth[good] == 1].mean()
-    assert lines[0].startswith("The network is right on 100% of survey A")
-    assert lines[0].endswith(f"{correct.mean():.0%} of survey B.")
-    assert f"spiral galaxies falls most, from 1.00 on A to {recall:.2f} on B" in lines[1]
-    assert not any("falls" in line for line in lines[2:])
+    assert recall_line(a, b).startswith(
+        f"Recall of spiral galaxies falls most, from 1.00 on A to {recall:.2f} on B"
+    )
+    assert recall_line(a, a) == ""
 
 
 @slow
@@ -129,29 +152,34 @@ def test_a_second_demo_does_nothing_twice(demo):
     assert run_demo(folder, said.append, [told.append], SIZES) == page
     assert files(folder) == before
     assert told == []
-    assert [line.endswith(": done before") for line in said] == [True] * 8
+    assert said == [f"{folder}: all is done before"]
 
 
 @slow
-def test_lost_maps_and_report_are_made_again_but_no_run(demo):
+def test_lost_maps_are_made_again_but_no_run(demo):
     folder, page, _, _ = demo
     before = files(folder)
     (folder / "why-a/maps/mutual_information.png").unlink()
-    said, told = [], []
-    assert run_demo(folder, said.append, [told.append], SIZES) == page
-    assert told == []
-    assert [line.endswith(": done before") for line in said[1:]] == [True] * 6 + [False] * 2
+    told = []
+    assert run_demo(folder, lambda _: None, [told.append], SIZES) == page
+    steps = [event for event in told if isinstance(event, StepStarted)]
+    assert [step.step for step in steps if not step.done] == ["maps"]
     after = files(folder)
     assert after.keys() == before.keys()
-    changed = {path.relative_to(folder).parts[:2] for path in before if before[path] != after[path]}
-    assert changed == {("why-a", "maps"), ("why-b", "maps"), ("report", "index.html")}
+    changed = {str(path.relative_to(folder)) for path in before if before[path] != after[path]}
+    assert {path for path in changed if not path.startswith("why-a/maps/")} == {
+        "manifest.json",
+        "job.yaml",
+        "events.jsonl",
+        "ledger/lease",
+    }
 
 
 @slow
 def test_other_sizes_are_refused_by_name(demo):
     folder, _, _, _ = demo
     before = files(folder)
-    sizes = DemoSizes(training=160, explained=120, epochs=3)
+    sizes = DemoSizes(training=160, explained=120, epochs=3, tuning_epochs=2)
     with pytest.raises(RefusedError, match=r"train-a: spec changed .*fit\.epochs: 2 -> 3"):
         run_demo(folder, lambda _: None, [], sizes)
     assert files(folder) == before
