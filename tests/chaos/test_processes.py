@@ -122,10 +122,11 @@ def test_everything_may_be_killed_at_once(arena, run):
 @pytest.mark.parametrize("server", ["gcs_server", "raylet"])
 def test_a_cluster_that_is_lost_ends_the_run_with_the_command_to_go_on(arena, run, server):
     driver = arena.drive(run)
-    assert driver.wait_for(2)
     wait_until(lambda: len(driver.replicas()) == 2)
+    replicas = driver.replicas()
+    assert driver.wait_for(2)
+    kill(*replicas, how=signal.SIGSTOP)  # or they might be done before it is noticed
     family = driver.family()
-    kill(*driver.replicas(), how=signal.SIGSTOP)  # or they might be done before it is noticed
     kill(driver.server(server))
     assert driver.end(90) == 8
     last = driver.log.read_text().splitlines()[-1]
