@@ -28,7 +28,7 @@ from .specs.pipeline import PipelineJob, needs
 
 JOB, MAPS, REPORT = "job.yaml", "maps", "report/index.html"
 """Names in the folders of steps and of the pipeline."""
-_REPORTED = ("attribution", "training", "inceptionism")
+_REPORTED = ("attribution", "training", "inceptionism", "diagnostics")
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from cluster.workload import Workload
 from .errors import RefusedError
 from .preflight import check_group_by, check_targets, inspect_network
 from .run.status import STORE, check_vacant
+from .specs.diagnostics import DiagnosticsJob
 from .specs.execution import ExecutionSpec, replica_range
 from .specs.job import JobSpec
 from .specs.jobs import AttributionJob, InceptionismJob, SimulationJob
-from .specs.training import TrainingExecution, TrainingJob
+from .specs.training import FitsJob, TrainingExecution, TrainingJob
 from .survey import Catalogue, Preprocess, open_survey
 from .work.attribution import AttributionWorkload
+from .work.diagnostics import DiagnosticsWorkload
 from .work.inception_inputs import inspect_inceptionism
 from .work.labelled import check_counts, labelled_rows
 from .work.simulation import SimulationWorkload
@@ -121,7 +123,7 @@ def plan_job(job: JobSpec, gpus: int = 0) -> Plan:
         return _plan_simulation(job)
     if isinstance(job, InceptionismJob):
         return _plan_inceptionism(job, gpus)
-    assert isinstance(job, TrainingJob)
+    assert isinstance(job, FitsJob)
     return _plan_training(job, gpus)
 
 
@@ -212,7 +214,7 @@ def _plan_inceptionism(job: InceptionismJob, gpus: int) -> Plan:
     )
 
 
-def _plan_training(job: TrainingJob, gpus: int) -> Plan:
+def _plan_training(job: FitsJob, gpus: int) -> Plan:
     device, placement = _placement(job.execution, gpus)
     threads = job.execution.threads
     processes = job.execution.processes
@@ -220,7 +222,12 @@ def _plan_training(job: TrainingJob, gpus: int) -> Plan:
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
     rows = labelled_rows(job.classes, survey.catalogue)
     snapshot = survey.snapshot()
-    workload = TrainingWorkload(job, open_place(job.output), snapshot.digest, device, placement)
+    place = open_place(job.output)
+    workload = (
+        DiagnosticsWorkload(job, place, snapshot.digest, device, placement)
+        if isinstance(job, DiagnosticsJob)
+        else TrainingWorkload(job, place, snapshot.digest, device, placement)
+    )
     for fit in workload.fits:
         check_counts(fit, len(rows))
     bands, *shape = survey.image_shape
@@ -241,7 +248,7 @@ def _plan_training(job: TrainingJob, gpus: int) -> Plan:
         axis="fit",
         facts={
             "classes": list(job.classes),
-            "epochs": [fit.fit.epochs for fit in workload.fits],
+            "epochs": workload.epochs,
             "labelled": {name: labels[name] for name in job.classes},
             "parameters": parameters,
             "image_shape": [bands, *network_shape],

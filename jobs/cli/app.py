@@ -78,7 +78,9 @@ def options(
 def init(
     kind: Annotated[
         str,
-        typer.Argument(help="attribution, training, simulation, inceptionism or pipeline."),
+        typer.Argument(
+            help="attribution, training, simulation, inceptionism, diagnostics or pipeline."
+        ),
     ],
 ) -> None:
     """Print a commented job file with every default."""
@@ -103,16 +105,17 @@ def plan(
     from ..plan import plan_job
     from ..run.local import cluster_gpus, embedded_replicas
     from ..specs.pipeline import PipelineJob
+    from ..specs.training import FitsJob
 
     job = _load(job_file, changes, out)
     if isinstance(job, PipelineJob):
         _print_facts({"run": job.output, "steps": plan_steps(job)}, as_json)
         return
-    if probe and job.kind == "training":
+    if probe and isinstance(job, FitsJob):
         raise typer.BadParameter("--probe measures objects; a training job has none to explain")
     with _clean_stdout():
         planned = plan_job(job, cluster_gpus(None))
-    if job.kind == "training":
+    if isinstance(job, FitsJob):
         _print_facts(_training_facts(planned), as_json)
         return
     forward, backward = planned.passes

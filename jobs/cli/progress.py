@@ -183,7 +183,7 @@ class Progress:
 
     def _start(self, event: RunStarted) -> None:
         name = f"{event.kind} {Path(event.run).name}"
-        if event.kind == "training":
+        if event.epochs:
             self._begin(name, "epochs", event.epochs, event.epochs_done, event.refused)
         else:
             quarantined = event.refused + event.done.quarantined

@@ -25,6 +25,7 @@ from ..work.fit_files import FITS
 from . import figures, readings
 from .charts import Chart
 from .class_maps import Swatch, swatches
+from .diagnostics import diagnostics_charts
 from .facts import RunFacts, count_status, load_facts, read_quarantine
 from .gallery import Shelf, inception_shelves, network_shelves, run_shelves
 from .grids import grid_charts, read_fits
@@ -35,7 +36,7 @@ from .pixels import ReadPixels, read_survey_pixels
 from .tiles import colour_bar
 from .trust import judge
 
-_KINDS = ("attribution", "inceptionism", "training")
+_KINDS = ("attribution", "inceptionism", "training", "diagnostics")
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -98,11 +99,13 @@ class Content:
     """Folders of inceptionism runs, by name."""
     trained: Mapping[str, Place]
     """Folders of training runs, by name."""
+    diagnosed: Mapping[str, Place]
+    """Folders of diagnostics runs, by name."""
 
     @property
     def title(self) -> str:
         """What the page is called."""
-        named = [facts.name for facts in self.runs] or [*self.drawn, *self.trained]
+        named = [facts.name for facts in self.runs] or [*self.drawn, *self.trained, *self.diagnosed]
         return " and ".join(named)
 
 
@@ -119,9 +122,9 @@ def gather_content(paths: Sequence[Place], *, partial: bool) -> Content:
         # A page may have several runs of one name; attribution runs are numbered below.
         taken = kind == "attribution" or name in folders[kind]
         folders[kind][str(path) if taken else name] = path
-    attribution, drawn, trained = (folders[kind] for kind in _KINDS)
+    attribution, drawn, trained, diagnosed = (folders[kind] for kind in _KINDS)
     facts = _distinct([load_facts(path, partial=partial) for path in attribution.values()])
-    return Content(tuple(facts), drawn, trained)
+    return Content(tuple(facts), drawn, trained, diagnosed)
 
 
 def _visible(value: Any) -> Any:
@@ -178,13 +181,17 @@ def render(content: Content, read_pixels: ReadPixels) -> str:
             {"run": name, "charts": _training_charts(path)}
             for name, path in content.trained.items()
         ],
+        diagnostics=[
+            {"run": name, "charts": diagnostics_charts(path)}
+            for name, path in content.diagnosed.items()
+        ],
     )
 
 
 def _training_charts(run: Place) -> list[Chart]:
     """Chart the epochs of a single fit, or what several came to."""
     if (run / FITS).exists():
-        return grid_charts(read_fits(run))
+        return [chart for fits in read_fits(run) for chart in grid_charts(fits)]
     return figures.training_charts(read_history(run))
 
 

@@ -28,7 +28,7 @@ from ..specs.jobs import AttributionJob
 from ..specs.load import dump_job, make_job
 from ..specs.pipeline import PipelineJob
 from ..specs.plain_yaml import parse_yaml
-from ..specs.training import TrainingJob
+from ..specs.training import FitsJob
 from .catalogue import COMPLETE, PENDING, QUARANTINED, write_catalogue, write_status
 from .quarantine import BY_PLAN, quarantine_csv
 from .status import MANIFEST, QUARANTINE, STORE, check_vacant, read_manifest
@@ -159,7 +159,7 @@ def _write_template(store: Path, plan: Plan) -> None:
         write_catalogue(root, plan.catalogue)
     if isinstance(plan.job, AttributionJob):
         _write_coordinates(root, plan.job)
-    if isinstance(plan.job, TrainingJob):
+    if isinstance(plan.job, FitsJob):
         for dimension in ("class", "label", "predicted"):
             _write_names(root, f"fit/{dimension}", plan.job.classes)
     status = root.create_array(

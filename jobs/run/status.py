@@ -144,7 +144,7 @@ def read_status(run: Place, *, keys: bool = False, now: datetime | None = None) 
     committed: list[str] = []
     sums = Totals()
     left_out: set[int] = set()
-    training = manifest["kind"] == "training"
+    training = "epochs" in manifest  # its units are fits
     for receipt in Ledger(run / "ledger").receipts(shards=False):
         sums += UnitCommitted.of(receipt).totals
         left_out.update(failure.index for failure in receipt.left_out)

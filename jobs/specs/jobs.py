@@ -13,6 +13,7 @@ from attribution.explain import Request
 from training.shortcut import Shortcut
 from training.surveys import SURVEYS, SurveyModel
 
+from .diagnostics import DiagnosticsJob
 from .execution import PLACES, ExecutionSpec, Replicas
 from .inceptionism import AnyImagesSpec, InceptionismExecution, check_sections
 from .job import JobSpec
@@ -171,5 +172,6 @@ KINDS: dict[str, type[JobSpec]] = {
     "simulation": SimulationJob,
     "training": TrainingJob,
     "inceptionism": InceptionismJob,
+    "diagnostics": DiagnosticsJob,
     "pipeline": PipelineJob,
 }

@@ -24,7 +24,7 @@ from .plain_yaml import parse_yaml, write_yaml
 from .secrets import refuse_secrets
 from .survey import SurveySpec
 from .trained import trained_network
-from .training import TrainingJob
+from .training import FitsJob, TrainingJob
 
 _MAX_BYTES = 1 << 20
 _UNKNOWN = "unknown field"
@@ -160,13 +160,14 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
             changed["architecture"] = f"file:{resolve(source)}"
         return network.model_copy(update=changed)
 
-    survey = job.survey if isinstance(job, AttributionJob | TrainingJob | InceptionismJob) else None
+    survey = job.survey if isinstance(job, AttributionJob | FitsJob | InceptionismJob) else None
     if survey is not None:
         updates["survey"] = survey_of(survey)
     if isinstance(job, AttributionJob | InceptionismJob):
         updates["network"] = network_of(job.network)
-    if isinstance(job, TrainingJob):
+    if isinstance(job, FitsJob):
         updates["also_test"] = {name: survey_of(other) for name, other in job.also_test.items()}
+    if isinstance(job, TrainingJob):
         updates["start"] = network_of(job.start) if job.start else None
     return job.model_copy(update=updates)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Any
 
@@ -10,6 +11,13 @@ import yaml
 from ..errors import RefusedError
 from .inceptionism import IMAGES, ImagesSpec
 from .methods import SECTIONS, MethodSpec
+
+
+def _without(template: str, *fields: str) -> str:
+    """Return a template without its first comment and without some of its fields."""
+    entries = re.split(r"^(?=\w)", template, flags=re.MULTILINE)
+    return "".join(entry for entry in entries[1:] if entry.partition(":")[0] not in fields)
+
 
 _SURVEY = """\
 format: fits                 # fits | images | npy | hdf5 | parquet | zarr | simulated
@@ -170,6 +178,43 @@ execution:
 output: runs/my-network
 """
 
+_STUDIES = """\
+studies:                       # grids of networks, each with a figure or more in the report
+  gradients:                   # vanishing and exploding gradients, and their cures
+    fix: {options.width: 8, options.dropout: 0.0}
+    vary:                      # a network for each combination
+      options.depth: [8, 24]
+      options.initialisation: [he, glorot, lecun, orthogonal, too_small, too_large]
+      options.normalisation: [none, batch]
+      options.residual: [false, true]
+    trace:                     # record each layer over steps of gradient descent on one batch
+      objects: 64
+      steps: 20
+      learning_rate: 0.01
+      records: [0, 1, 5, 20]   # steps before which all layers are recorded
+  depth:                       # does deeper tend to be better?
+    fix: {options.width: 8, fit.epochs: 6}
+    vary:
+      options.depth: [8, 16, 32]
+      options.residual: [false, true]
+      fit.seed: [0, 1]
+    trace: null                # fits
+  overfitting:                 # dropout, augmentation and early stopping, with few labels
+    fix:                       # at a constant rate, and to the last epoch, it shows best
+      training_objects: 160
+      fit.epochs: 40
+      fit.patience: 40
+      fit.schedule: constant
+      fit.learning_rate: 1e-3
+      fit.weight_decay: 0.0
+      options.width: 8
+    vary:
+      options.dropout: [0.0, 0.5]
+      fit.augmentation.share: [0.0, 0.7]
+      fit.seed: [0, 1]
+    trace: null
+"""
+
 _INCEPTIONISM = f"""\
 # Draw what a network sees: images of its classes, and dreams. Edit name, paths and classes, then
 #   occulta run job.yaml && occulta report runs/my-images
@@ -237,6 +282,20 @@ report: true                   # write report/index.html of all steps
 output: runs/my-story
 """
 
+_DIAGNOSTICS = (
+    """\
+# Show what makes networks learn, or not: edit name, paths, classes and studies, then
+#   occulta run job.yaml && occulta report runs/my-diagnostics
+kind: diagnostics
+name: my-diagnostics
+"""
+    + _without(_TRAINING, "kind", "name", "start", "transfer", "vary", "output").replace(
+        "occulta:small_cnn  # or torchvision:NAME, timm:NAME;", "occulta:cnn  # of all studies;"
+    )
+    + _STUDIES
+    + "output: runs/my-diagnostics\n"
+)
+
 _CHOSEN: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 32, "stride": 16},
     "gradient_x_input": {},
@@ -284,6 +343,7 @@ _EXAMPLES: dict[str, str] = {
     "simulation": _SIMULATION,
     "training": _TRAINING,
     "inceptionism": _INCEPTIONISM.replace("@IMAGES@\n", _images()),
+    "diagnostics": _DIAGNOSTICS,
     "pipeline": _PIPELINE,
 }
 

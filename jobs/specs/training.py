@@ -24,6 +24,9 @@ _VARIED = ("architecture", "options", "preprocess", "fit", "split", "transfer", 
 """Fields that fits of one job may differ in."""
 _MOST_FITS = 10_000
 
+Grid = dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]]
+"""Values of fields, by dotted path."""
+
 
 class TrainingExecution(Spec):
     """Where fits are made, and what their bits depend on."""
@@ -48,25 +51,19 @@ class TrainingExecution(Spec):
     gpus_per_replica each. Results depend on it: batch norm sees each share by itself."""
 
 
-class TrainingJob(JobSpec):
-    """Train a network on a labelled survey, or many that differ in what `vary` names."""
+class FitsJob(JobSpec):
+    """What jobs that train networks have in common."""
 
-    kind: Literal["training"]
     survey: SurveySpec
     """The labelled objects."""
     architecture: str = "occulta:small_cnn"
-    """torchvision:NAME, timm:NAME or occulta:small_cnn, with random initial weights."""
+    """torchvision:NAME, timm:NAME, occulta:small_cnn or occulta:cnn, with random first weights."""
     options: dict[str, Any] = Field(default={})
     """Keyword arguments of the architecture."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """Labels in the order of the network's outputs; objects with another label are left out."""
     preprocess: PreprocessSpec = PreprocessSpec()
     """From survey pixels to network input."""
-    start: NetworkSpec | None = None
-    """A trained network to begin with, which then also says architecture, options and preprocess;
-    for other classes it gets a new last layer."""
-    transfer: Transfer = Transfer()
-    """With a network to begin with: what of it is trained again."""
     split: SplitSpec = SplitSpec()
     """Which objects the network learns from, stops by, and is judged by."""
     training_objects: Annotated[int, Field(ge=1)] | None = None
@@ -77,9 +74,6 @@ class TrainingJob(JobSpec):
     has it forgotten them?"""
     fit: FitSettings = FitSettings()
     """The optimiser, the views of the images, and when to stop."""
-    vary: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(default={})
-    """Values of fields, by dotted path such as fit.seed or options.dropout; there is a fit for each
-    of their combinations, the last field changing fastest."""
     execution: TrainingExecution = TrainingExecution()
     """Where fits are made."""
 
@@ -87,11 +81,37 @@ class TrainingJob(JobSpec):
 
     @property
     def settings(self) -> list[dict[str, JsonValue]]:
+        """What each fit sets, by dotted path."""
+        raise NotImplementedError
+
+    def fits(self) -> Iterator[TrainingJob]:
+        """Return the job of each fit, in the order of `settings`.
+
+        Raises
+        ------
+        ValueError
+            If a field can't be varied, or not to a value.
+        """
+        raise NotImplementedError
+
+
+class TrainingJob(FitsJob):
+    """Train a network on a labelled survey, or many that differ in what `vary` names."""
+
+    kind: Literal["training"]
+    start: NetworkSpec | None = None
+    """A trained network to begin with, which then also says architecture, options and preprocess;
+    for other classes it gets a new last layer."""
+    transfer: Transfer = Transfer()
+    """With a network to begin with: what of it is trained again."""
+    vary: Grid = Field(default={})
+    """Values of fields, by dotted path such as fit.seed or options.dropout; there is a fit for each
+    of their combinations, the last field changing fastest."""
+
+    @property
+    def settings(self) -> list[dict[str, JsonValue]]:
         """What each fit sets, by dotted path; one fit that sets nothing, if nothing varies."""
-        return [
-            dict(zip(self.vary, values, strict=True))
-            for values in itertools.product(*self.vary.values())
-        ]
+        return combinations(self.vary)
 
     def fits(self) -> Iterator[TrainingJob]:
         """Return the job of each fit, in the order of `settings`.
@@ -103,7 +123,7 @@ class TrainingJob(JobSpec):
         """
         data = json.loads(self.model_dump_json())
         for setting in self.settings:
-            yield _with(data, setting)
+            yield fit_with(data, setting)
 
     @model_validator(mode="after")
     def _the_start_fits(self) -> TrainingJob:
@@ -118,23 +138,47 @@ class TrainingJob(JobSpec):
 
     @model_validator(mode="after")
     def _fits_make_sense(self) -> TrainingJob:
-        count = math.prod(len(values) for values in self.vary.values())
-        if count > _MOST_FITS:
-            raise ValueError(f"vary: makes {count:,} fits; a job has {_MOST_FITS:,} at most")
-        for path, values in self.vary.items():
-            if path.partition(".")[0] not in _VARIED:
-                raise ValueError(f"vary: {path} can't vary; {', '.join(_VARIED)} can")
-            for number, value in enumerate(values):
-                if value in values[:number]:
-                    raise ValueError(f"vary: {path} names {value!r} twice")
+        check_grid(self.vary)
         if self.vary:
             for _ in self.fits():
                 pass
         return self
 
 
-def _with(data: Mapping[str, Any], setting: Mapping[str, JsonValue]) -> TrainingJob:
-    """Return a job of one fit."""
+def combinations(vary: Grid) -> list[dict[str, JsonValue]]:
+    """Return all combinations of values, the last field changing fastest."""
+    return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+
+
+def check_grid(vary: Grid, where: str = "vary") -> None:
+    """Refuse a grid of fits that is too large, or of fields that can't vary.
+
+    Raises
+    ------
+    ValueError
+        With the field.
+    """
+    count = math.prod(len(values) for values in vary.values())
+    if count > _MOST_FITS:
+        raise ValueError(f"{where}: makes {count:,} fits; a job has {_MOST_FITS:,} at most")
+    for path, values in vary.items():
+        if path.partition(".")[0] not in _VARIED:
+            raise ValueError(f"{where}: {path} can't vary; {', '.join(_VARIED)} can")
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise ValueError(f"{where}: {path} names {value!r} twice")
+
+
+def fit_with(
+    data: Mapping[str, Any], setting: Mapping[str, JsonValue], where: str = "vary"
+) -> TrainingJob:
+    """Return a job of one fit.
+
+    Raises
+    ------
+    ValueError
+        If there is no such field, or it can't have such a value.
+    """
     changed = json.loads(json.dumps({**data, "vary": {}}))
     for path, value in setting.items():
         *parents, last = path.split(".")
@@ -143,11 +187,11 @@ def _with(data: Mapping[str, Any], setting: Mapping[str, JsonValue]) -> Training
             inner = inner.get(key) if isinstance(inner, dict) else None
         known = isinstance(inner, dict) and (last in inner or parents[:1] == ["options"])
         if not known:
-            raise ValueError(f"vary: {path} is no field of the job")
+            raise ValueError(f"{where}: {path} is no field of the job")
         inner[last] = value
     try:
         return TrainingJob.model_validate_json(json.dumps(changed), strict=True)
     except ValidationError as error:
         text = error.errors()[0]["msg"].removeprefix("Value error, ")
         shown = ", ".join(f"{path}: {value}" for path, value in setting.items())
-        raise ValueError(f"vary: {shown}: {text}") from error
+        raise ValueError(f"{where}: {shown}: {text}") from error

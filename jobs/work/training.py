@@ -31,7 +31,7 @@ from training.networks import build
 from training.transfer import Transfer, Transferred, transfer
 
 from ..errors import RefusedError
-from ..specs.training import TrainingJob
+from ..specs.training import FitsJob, TrainingJob
 from ..survey import open_survey
 from .fit_files import CARD, WEIGHTS, FitFiles, fit_path
 from .labelled import Labelled, Parts, read_labelled
@@ -75,7 +75,7 @@ class TrainingFailedError(OccultaError):
 class TrainingWorkload:
     """A training job; an object of its run is a fit."""
 
-    job: TrainingJob
+    job: FitsJob
     run: Place
     survey_digest: str
     device: str
@@ -85,6 +85,11 @@ class TrainingWorkload:
     def fits(self) -> tuple[TrainingJob, ...]:
         """The job of each fit."""
         return tuple(self.job.fits())
+
+    @property
+    def epochs(self) -> list[int]:
+        """The most epochs that each fit makes."""
+        return [fit.fit.epochs for fit in self.fits]
 
     @cached_property
     def template(self) -> Mapping[str, ArraySpec]:
@@ -173,7 +178,7 @@ class OpenTraining:
         work = self._work
         job = work.fits[number]
         labelled = self._read(job, "")
-        with _threads(job.execution.threads):
+        with threads(job.execution.threads):
             network = build_network(job, labelled.images.shape[1], work.device)
             try:
                 parts = labelled.parts(job)
@@ -346,7 +351,7 @@ def _absent(spec: ArraySpec) -> Array:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads: the last bits of a fit depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
