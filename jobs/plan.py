@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,8 +28,9 @@ from .survey import Catalogue, Preprocess, open_survey
 from .work.attribution import AttributionWorkload
 from .work.diagnostics import DiagnosticsWorkload
 from .work.inception_inputs import inspect_inceptionism
-from .work.labelled import check_counts, labelled_rows
+from .work.labelled import check_counts
 from .work.simulation import SimulationWorkload
+from .work.targets import count_targets, target_rows
 from .work.training import TrainingWorkload, build_network
 
 _UNIT_BYTES = 256 << 20
@@ -220,7 +220,7 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
     processes = job.execution.processes
     placement = replace(placement, cpus=max(placement.cpus, threads), processes=processes)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
-    rows = labelled_rows(job.classes, survey.catalogue)
+    rows = target_rows(job, survey.catalogue)
     snapshot = survey.snapshot()
     place = open_place(job.output)
     workload = (
@@ -233,7 +233,7 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
     bands, *shape = survey.image_shape
     parameters = _parameters(workload.fits, bands)
     network_shape = Preprocess(job.preprocess, bands).output_shape((shape[0], shape[1]))
-    labels = Counter(survey.catalogue.take(rows).labels)
+    labelled = count_targets(job, survey.catalogue.take(rows))
     count = len(workload.fits)
     return Plan(
         job,
@@ -249,7 +249,7 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
         facts={
             "classes": list(job.classes),
             "epochs": workload.epochs,
-            "labelled": {name: labels[name] for name in job.classes},
+            "labelled": labelled,
             "parameters": parameters,
             "image_shape": [bands, *network_shape],
             "seed": job.fit.seed,

@@ -114,6 +114,50 @@ def judge_numbers(
     return judged
 
 
+def judge_votes(
+    votes_NK: Floats,
+    outputs_NK: Floats,
+    names: Sequence[str],
+    questions: Sequence[int] = (),
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Return how well a network predicts the share of each answer's votes, as `judge_numbers` does.
+
+    An object counts for the questions that it has votes for. The predicted share is the softmax of
+    the outputs of a question: the probability of the multinomial, the mean of the Dirichlet
+    distribution.
+
+    Parameters
+    ----------
+    votes_NK, outputs_NK
+        Votes for each answer, and what the network puts out (N, K).
+    names
+        Of the answers (K,).
+    questions
+        How many answers each question has; by default all answer one.
+    seed, resamples
+        As of `training.metrics.bootstrap`.
+    """
+    judged: dict[str, Any] = {"objects": len(votes_NK)}
+    start = 0
+    for count in questions or (len(names),):
+        part = slice(start, start + count)
+        votes = votes_NK[:, part]
+        asked = votes.sum(axis=1) > 0
+        found = judge_numbers(
+            votes[asked] / votes[asked].sum(axis=1, keepdims=True),
+            probabilities_of(outputs_NK[asked, part]),
+            names[part],
+            seed,
+            resamples,
+        )
+        for title in ("root_mean_squared_error", "r_squared"):
+            judged.setdefault(title, {}).update(found[title])
+        start += count
+    return judged
+
+
 def _interval(
     metric: Callable[..., float], *arrays: npt.NDArray[Any], seed: int, resamples: int
 ) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def init(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attribution, training, simulation, inceptionism, diagnostics or pipeline."
+            help="attribution, training, simulation, inceptionism, diagnostics, pipeline; or "
+            "transfer, a training job."
         ),
     ],
 ) -> None:

@@ -72,6 +72,8 @@ def make_job(data: Any, where: str, folder: Path) -> JobSpec:
         # What the network is, and how it sees pixels, need not be said twice.
         told = ("architecture", "options", "preprocess")
         data = {**{name: data["start"][name] for name in told if name in data["start"]}, **data}
+    if data.get("target_columns") and "target_columns" in KINDS[kind].model_fields:
+        data = {"classes": data["target_columns"], **data}
     try:
         job = KINDS[kind].model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:

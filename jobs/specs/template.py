@@ -118,6 +118,7 @@ survey:
 architecture: occulta:small_cnn  # or torchvision:NAME, timm:NAME; the first weights are random
 options: {{}}                    # keyword arguments of the architecture
 classes: [smooth, featured]    # labels, in the order of the network's outputs
+target_columns: []             # in place of classes: columns of votes, or of numbers; see fit.loss
 preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
 start: null                    # folder of a training run whose network to begin with
@@ -176,6 +177,27 @@ execution:
   threads: 1                   # of a fit's process on the CPU; results depend on it in the last bit
   processes: 1                 # that share each batch of a fit; results depend on it
 output: runs/my-network
+"""
+
+_TRANSFER = """\
+# How many labels of a new survey does a trained network need, and what of it should be trained
+# again? Edit start, survey and classes, then
+#   occulta run job.yaml && occulta report runs/my-transfer
+# A fit for each strategy, number of labels and seed; `occulta init training` shows all fields.
+kind: training
+name: my-transfer
+start: runs/my-network         # the run that trained the network on the survey that it comes from
+survey: {format: fits, path: cutouts, catalogue: catalogue.parquet}  # the new survey
+classes: [smooth, featured]
+also_test:                     # what the network forgets of the survey that it comes from
+  source: {format: fits, path: old-cutouts, catalogue: old-catalogue.parquet}
+split: {validation: 0.05, test: 0.5, seed: 0}  # labels for validation come on top of the others
+fit: {epochs: 30, patience: 30, batch_size: 16, learning_rate: 1.0e-3}
+vary:
+  transfer.strategy: [frozen, last_blocks, all, scratch]
+  training_objects: [20, 40, 80, 160, 320]
+  fit.seed: [0, 1, 2]          # the standard error in the report is over these
+output: runs/my-transfer
 """
 
 _STUDIES = """\
@@ -265,7 +287,7 @@ steps:                         # each has the fields of its kind, see `occulta i
     kind: training
     survey: {format: simulated, path: "step:galaxies"}  # step:NAME is an earlier step's folder
     classes: [smooth, spiral, barred, edge_on]
-    preprocess: {stretch: asinh, scale: 0.1}
+    preprocess: {stretch: asinh, scale: 0.1, mean: [0.18, 0.29, 0.42], std: [0.41, 0.57, 0.77]}
     fit: {epochs: 6}
   why:
     about: explaining what it sees
@@ -345,6 +367,7 @@ _EXAMPLES: dict[str, str] = {
     "inceptionism": _INCEPTIONISM.replace("@IMAGES@\n", _images()),
     "diagnostics": _DIAGNOSTICS,
     "pipeline": _PIPELINE,
+    "transfer": _TRANSFER,
 }
 
 

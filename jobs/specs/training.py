@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -60,8 +60,13 @@ class FitsJob(JobSpec):
     """torchvision:NAME, timm:NAME, occulta:small_cnn or occulta:cnn, with random first weights."""
     options: dict[str, Any] = Field(default={})
     """Keyword arguments of the architecture."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    """Labels in the order of the network's outputs; objects with another label are left out."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Labels in the order of the network's outputs; objects with another label are left out. With
+    target columns these are their names."""
+    target_columns: tuple[str, ...] = ()
+    """Columns of the catalogue that the outputs shall predict, in place of a label: votes for each
+    answer, for a loss of votes, or numbers, for mean_squared_error. Objects without are left out.
+    """
     preprocess: PreprocessSpec = PreprocessSpec()
     """From survey pixels to network input."""
     split: SplitSpec = SplitSpec()
@@ -78,6 +83,27 @@ class FitsJob(JobSpec):
     """Where fits are made."""
 
     free: ClassVar[tuple[str, ...]] = (*JobSpec.free, *PLACES)
+
+    @property
+    def are_votes(self) -> bool:
+        """Whether targets are votes."""
+        return "multinomial" in self.fit.loss
+
+    @model_validator(mode="after")
+    def _the_targets_fit(self) -> Self:
+        if self.fit.loss == "cross_entropy":
+            if self.target_columns:
+                raise ValueError(
+                    "target_columns: fit.loss is cross_entropy, which learns labels; name "
+                    "multinomial or dirichlet_multinomial for votes, mean_squared_error for numbers"
+                )
+            if len(self.classes) < 2:
+                raise ValueError("classes: name 2 or more; a network of one class learns nothing")
+        elif not self.target_columns:
+            raise ValueError(f"target_columns: fit.loss is {self.fit.loss}; name what it predicts")
+        elif self.classes != self.target_columns:
+            raise ValueError("classes: leave them out; outputs are called as their target_columns")
+        return self
 
     @property
     def settings(self) -> list[dict[str, JsonValue]]:

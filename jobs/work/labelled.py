@@ -1,10 +1,9 @@
-"""The labelled objects of a survey, as a network learns from them."""
+"""The objects of a survey that a network can learn from."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,10 @@ from training.neighbours import sky_groups
 from training.splits import Split, folds, nested_subsets, split
 
 from ..errors import RefusedError
-from ..specs.split import SplitSpec
 from ..specs.survey import SurveySpec
 from ..specs.training import TrainingJob
-from ..survey import Catalogue, Cutout, Preprocess, Survey, open_reader
+from ..survey import Cutout, Preprocess, Survey, open_reader
+from .targets import strata, target_rows, targets_of
 
 _BLOCK = 512
 """Objects whose cutouts are held beside the network's inputs while they are read."""
@@ -40,8 +39,8 @@ class Labelled:
     ids: list[str]
     images: NDArray[np.float32]
     """(N, C, H, W), as the network sees them."""
-    labels: NDArray[np.int64]
-    """Positions among the job's classes (N,)."""
+    labels: NDArray[Any]
+    """Positions among the job's classes (N,), or votes or numbers (N, K)."""
     places: NDArray[np.float64]
     """Right ascension and declination (N, 2), degrees; NaN where unknown."""
     failures: list[ObjectFailure]
@@ -55,7 +54,7 @@ class Labelled:
         RefusedError
             If a network can't learn from what there is.
         """
-        found = self._split(job.split)
+        found = self._split(job)
         train = found.train
         if job.training_objects is not None:
             if job.training_objects > len(train):
@@ -63,7 +62,7 @@ class Labelled:
                     f"training_objects: {job.training_objects} of {len(train)} training objects; "
                     "ask for fewer"
                 )
-            ids, labels = [self.ids[row] for row in train], self.labels[train].tolist()
+            ids, labels = [self.ids[row] for row in train], strata(job, self.labels[train])
             (some,) = nested_subsets(ids, labels, [job.training_objects], job.split.seed)
             train = train[some]
         parts = Parts(*(self.some(part) for part in (train, found.validation, found.test)))
@@ -78,8 +77,8 @@ class Labelled:
         """Return some objects; by default all."""
         return Examples(self.images[rows], self.labels[rows])
 
-    def _split(self, spec: SplitSpec) -> Split:
-        ids, labels = self.ids, self.labels.tolist()
+    def _split(self, job: TrainingJob) -> Split:
+        ids, labels, spec = self.ids, strata(job, self.labels), job.split
         groups = self._groups(spec.separation) if spec.separation else None
         if spec.folds is not None:
             return folds(ids, labels, spec.folds, spec.seed, groups)[spec.fold]
@@ -92,25 +91,6 @@ class Labelled:
         ra, dec = self.places[known].T
         groups[known] = known[sky_groups(ra, dec, separation)]
         return groups
-
-
-def labelled_rows(classes: Sequence[str], catalogue: Catalogue) -> list[int]:
-    """Return the rows labelled with one of the classes, each of which some object must have.
-
-    Raises
-    ------
-    RefusedError
-        If no object has one of the classes.
-    """
-    labels = catalogue.labels
-    known = set(labels) - {""}
-    for name in classes:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {_some(known)}"
-            raise RefusedError(f"classes: no object of {catalogue.source} is a {name!r}; {hint}")
-    wanted = set(classes)
-    return [row for row, label in enumerate(labels) if label in wanted]
 
 
 def check_counts(job: TrainingJob, count: int) -> None:
@@ -138,7 +118,7 @@ def check_counts(job: TrainingJob, count: int) -> None:
 
 def read_labelled(job: TrainingJob, spec: SurveySpec, survey: Survey) -> Labelled:
     """Read a survey's labelled objects; those that can't be used are left out, with the reason."""
-    rows = labelled_rows(job.classes, survey.catalogue)
+    rows = target_rows(job, survey.catalogue)
     bands, *shape = survey.image_shape
     resized = job.preprocess.size != "native"
     reader = open_reader(spec, bands, None if resized else (shape[0], shape[1]))
@@ -147,28 +127,19 @@ def read_labelled(job: TrainingJob, spec: SurveySpec, survey: Survey) -> Labelle
     failures = [refused[row] for row in rows if row in refused]
     good = [row for row in rows if row not in refused]
     images = np.empty((len(good), bands, *preprocess.output_shape((shape[0], shape[1]))), "f4")
-    position = {name: index for index, name in enumerate(job.classes)}
     ids: list[str] = []
-    labels: list[int] = []
     used: list[int] = []
     for start in range(0, len(good), _BLOCK):
         numbers = good[start : start + _BLOCK]
         block = survey.catalogue.take(numbers)
-        answers = zip(numbers, block.ids, block.labels, reader.read(block), strict=True)
-        for row, name, label, answer in answers:
+        for row, name, answer in zip(numbers, block.ids, reader.read(block), strict=True):
             if isinstance(answer, Cutout):
                 images[len(ids)] = preprocess.apply(answer.pixels)
                 ids.append(name)
-                labels.append(position[label])
                 used.append(row)
             else:
                 failures.append(answer.of(row, name))
     failures.sort(key=lambda failure: failure.index)
-    table = survey.catalogue.take(used).table
-    places = np.stack([table["ra"].to_numpy(), table["dec"].to_numpy()], axis=1)
-    return Labelled(ids, images[: len(ids)], np.array(labels, dtype=np.int64), places, failures)
-
-
-def _some(labels: set[str], shown: int = 8) -> str:
-    names = sorted(labels)
-    return ", ".join(names[:shown] + ["..."] * (len(names) > shown)) or "no labels at all"
+    learnt = survey.catalogue.take(used)
+    places = np.stack([learnt.table[name].to_numpy() for name in ("ra", "dec")], axis=1)
+    return Labelled(ids, images[: len(ids)], targets_of(job, learnt), places, failures)

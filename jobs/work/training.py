@@ -24,8 +24,9 @@ from cluster.workload import UnitResult
 from training.blocks import replace_head
 from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, weights_bytes
+from training.examples import Examples
 from training.fit import EpochRecord, predict_logits
-from training.judgement import judge_classes
+from training.judgement import judge_classes, judge_numbers, judge_votes
 from training.metrics import per_class_recall
 from training.networks import build
 from training.transfer import Transfer, Transferred, transfer
@@ -41,7 +42,7 @@ _COLUMNS = {
     "train_loss": "mean loss over the epoch's steps, with augmentation and dropout",
     "validation_loss": "mean loss of the validation set, without them",
     "train_accuracy": "accuracy on the views seen in the epoch",
-    "validation_accuracy": "accuracy on the validation set",
+    "validation_accuracy": "accuracy on the validation set; of numbers R2",
     "still_train_loss": "mean loss of training objects without augmentation and dropout",
     "gap": "validation loss less that of training objects: grows with overfitting",
     "gradient_norm": "mean over the steps of the gradient's norm",
@@ -60,7 +61,11 @@ _BY_CLASS = {
     "roc_auc": "area under the ROC curve of each class against the others",
     "average_precision": "area under the precision-recall curve of each class",
 }
-"""Numbers that judge a fit, as `judge_classes` names them."""
+_BY_OUTPUT = {
+    "root_mean_squared_error": "root mean squared error of the number, or of the share of votes",
+    "r_squared": "share of the variance that is explained",
+}
+"""Numbers that judge a fit, as `training.judgement` names them."""
 _ENDS = {"": "", "_low": ": 2.5 % of resamples are below", "_high": ": 2.5 % are above"}
 """What follows the name of a number, and of the ends of its interval."""
 
@@ -94,7 +99,7 @@ class TrainingWorkload:
     @cached_property
     def template(self) -> Mapping[str, ArraySpec]:
         """What the fits came to, their curves, and what they were asked for."""
-        epochs, classes = max(job.fit.epochs for job in self.fits), len(self.job.classes)
+        epochs = max(job.fit.epochs for job in self.fits)
         found = [
             ArraySpec("best_epoch", (), (), "epoch of the best weights", dtype="int64"),
             ArraySpec("epochs", (), (), "epochs that were made", dtype="int64"),
@@ -105,31 +110,7 @@ class TrainingWorkload:
             ArraySpec("setting", (), (), "what the fit sets, as JSON", dtype="str"),
         ]
         for test in ("test", *self.job.also_test):
-            where = "the test set" if test == "test" else f"survey {test}"
-            for end, extent in _ENDS.items():
-                found += [
-                    ArraySpec(f"{test}_{name}{end}", (), (), f"{text}, {where}{extent}")
-                    for name, text in _OVERALL.items()
-                ]
-                found += [
-                    ArraySpec(
-                        f"{test}_{name}{end}", ("class",), (classes,), f"{text}, {where}{extent}"
-                    )
-                    for name, text in _BY_CLASS.items()
-                ]
-            counted = f"objects by label and predicted class, {where}"
-            found += [
-                ArraySpec(
-                    f"{test}_recall", ("class",), (classes,), f"share that is recognised, {where}"
-                ),
-                ArraySpec(
-                    f"{test}_confusion",
-                    ("label", "predicted"),
-                    (classes, classes),
-                    counted,
-                    dtype="int64",
-                ),
-            ]
+            found += _measure_specs(self.job, test)
         curves = {
             f"history/{name}": ArraySpec(name, ("epoch",), (epochs,), text)
             for name, text in _COLUMNS.items()
@@ -222,19 +203,16 @@ class OpenTraining:
     ) -> UnitResult:
         work, job = self._work, self._work.fits[number]
         history, best_epoch = result.fit.history, result.fit.best_epoch
-        temperature = fit_temperature(
-            np.asarray(parts.validation.labels), predict_logits(network, parts.validation.images)
-        )
+        temperature = 1.0
+        if not job.target_columns:
+            temperature = fit_temperature(
+                np.asarray(parts.validation.labels),
+                predict_logits(network, parts.validation.images),
+            )
         tests = {"test": parts.test}
         tests |= {name: self._read(job, name).some() for name in job.also_test}
         judged = {
-            name: judge_classes(
-                np.asarray(test.labels),
-                predict_logits(network, test.images),
-                job.classes,
-                temperature,
-                job.split.seed,
-            )
+            name: _judge(job, network, test, temperature, result.fit.loss)
             for name, test in tests.items()
             if len(test)
         }
@@ -323,19 +301,69 @@ def _train(job: TrainingJob, network: nn.Module, parts: Parts, files: FitFiles) 
     return transfer(network, parts.train, parts.validation, job.fit, choice, files)
 
 
+def _judge(
+    job: TrainingJob,
+    network: nn.Module,
+    test: Examples,
+    temperature: float,
+    loss: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judge a network by all numbers that its kind of targets has."""
+    outputs, wanted = predict_logits(network, test.images), np.asarray(test.labels)
+    if job.are_votes:
+        return judge_votes(wanted, outputs, job.classes, job.fit.questions, job.split.seed)
+    if job.target_columns:
+        numbers = outputs * np.array(loss["std"]) + np.array(loss["mean"])
+        return judge_numbers(wanted, numbers, job.classes, job.split.seed)
+    return judge_classes(wanted, outputs, job.classes, temperature, job.split.seed)
+
+
+def _measure_specs(job: FitsJob, test: str) -> list[ArraySpec]:
+    """Describe the numbers that judge a fit by one test set."""
+    where = "the test set" if test == "test" else f"survey {test}"
+    classes = len(job.classes)
+    overall = {} if job.target_columns else _OVERALL
+    by_class = _BY_OUTPUT if job.target_columns else _BY_CLASS
+    found = []
+    for end, extent in _ENDS.items():
+        found += [
+            ArraySpec(f"{test}_{name}{end}", (), (), f"{text}, {where}{extent}")
+            for name, text in overall.items()
+        ]
+        found += [
+            ArraySpec(f"{test}_{name}{end}", ("class",), (classes,), f"{text}, {where}{extent}")
+            for name, text in by_class.items()
+        ]
+    if not job.target_columns:
+        recall = f"share that is recognised, {where}"
+        counted = f"objects by label and predicted class, {where}"
+        found += [
+            ArraySpec(f"{test}_recall", ("class",), (classes,), recall),
+            ArraySpec(
+                f"{test}_confusion",
+                ("label", "predicted"),
+                (classes, classes),
+                counted,
+                dtype="int64",
+            ),
+        ]
+    return found
+
+
 def _measures(judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `judge_classes` found, by the names of arrays."""
+    """Return what `_judge` found, by the names of arrays."""
     found: dict[str, Any] = {}
     for test, numbers in judged.items():
         for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
-            for name in _OVERALL:
+            for name in _OVERALL.keys() & numbers.keys():
                 found[f"{test}_{name}{end}"] = _number(numbers[name][part])
-            for name in _BY_CLASS:
+            for name in (_BY_CLASS | _BY_OUTPUT).keys() & numbers.keys():
                 row = [_number(entry[part]) for entry in numbers[name].values()]
                 found[f"{test}_{name}{end}"] = row
-        confusion = np.array(numbers["confusion"])
-        found[f"{test}_confusion"] = confusion
-        found[f"{test}_recall"] = per_class_recall(confusion)
+        if "confusion" in numbers:
+            confusion = np.array(numbers["confusion"])
+            found[f"{test}_confusion"] = confusion
+            found[f"{test}_recall"] = per_class_recall(confusion)
     return found
 
 

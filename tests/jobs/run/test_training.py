@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 import xarray as xr
+import yaml
 import zarr
 
 from cluster.errors import RunBusyError
@@ -28,9 +29,9 @@ from jobs.run.execute import execute
 from jobs.run.local import run_on_ray
 from jobs.run.status import read_status
 from jobs.run.verify import repair_run, verify_run
-from jobs.specs.load import load_job
+from jobs.specs.load import load_job, make_job
 from jobs.work.labelled import Labelled
-from jobs.work.training import TrainingFailedError
+from jobs.work.training import OpenTraining, TrainingFailedError
 from training.checkpoints import load_card, load_weights
 from training.fit import predict_logits
 from training.fit_state import FitState
@@ -256,9 +257,9 @@ def test_a_grid_of_fits_has_the_bits_of_single_ones(folder, tmp_path):
     assert status.objects["total"] == 48
     accuracy = results["fit/test_accuracy"].values.reshape(2, 2).mean(axis=0)
     page = write_report([run], tmp_path / "report.html").read_text()
-    assert "Accuracy against options.dropout" in page
+    assert "Accuracy against dropout, test set" in page
     best = (0.25, 0.5)[accuracy.argmax()]
-    found = re.search(r"highest, ([\d.]+)(?: ± [\d.]+)?, with options.dropout (\S+);", page)
+    found = re.search(r"highest, ([\d.]+)(?: ± [\d.]+)?, with dropout (\S+);", page)
     assert (float(found[1]), float(found[2])) == (pytest.approx(accuracy.max(), abs=1e-3), best)
 
 
@@ -575,3 +576,113 @@ def test_a_training_plan_counts_the_labelled_objects(folder):
     assert list(facts["labelled"]) == list(job.classes)
     network = build(job.architecture, 4, 3, job.options)
     assert facts["parameters"] == [sum(p.numel() for p in network.parameters())]
+
+
+@pytest.fixture(scope="module")
+def voted(folder):
+    """The survey with another catalogue: volunteers' votes for two questions, and a number."""
+    store = xr.open_datatree(folder / "survey/results.zarr", engine="zarr")
+    images = store["cutout/image"].values
+    labels = store["catalogue/label"].values
+    for number, image in enumerate(images):
+        np.save(folder / f"voted-{number}.npy", image)
+    generator = np.random.default_rng(0)
+    smooth = np.where(labels == "smooth", 0.8, 0.1)
+    votes = generator.binomial(40, smooth)
+    bars = np.where(
+        labels == "smooth", 0, generator.binomial(20, np.where(labels == "barred", 0.8, 0.2))
+    )
+    asked = np.where(labels == "smooth", 0, 20)
+    rows = ["id,path,smooth-or-not_smooth,smooth-or-not_not,bar_yes,bar_no,flux"]
+    for number in range(len(images)):
+        counts = (
+            f"{votes[number]},{40 - votes[number]},{bars[number]},{asked[number] - bars[number]}"
+        )
+        flux = "" if number == 0 else f"{images[number].sum():.4f}"
+        rows.append(f"v{number},voted-{number}.npy,{counts},{flux}")
+    (folder / "voted.csv").write_text("\n".join(rows))
+    return {"format": "npy", "path": str(folder), "catalogue": str(folder / "voted.csv")}
+
+
+def target_job(folder, survey, output, **fields):
+    data = yaml.safe_load(TRAINING)
+    del data["classes"]
+    data |= {"survey": survey, "output": str(output), **fields}
+    data["fit"] = {"epochs": 2, "batch_size": 8, **fields.get("fit", {})}
+    return make_job(data, "job.yaml", folder)
+
+
+VOTES = ["smooth-or-not_smooth", "smooth-or-not_not", "bar_yes", "bar_no"]
+
+
+def test_a_network_learns_votes(folder, voted, tmp_path):
+    fit = {"loss": "multinomial", "questions": [2, 2]}
+    run = train(target_job(folder, voted, tmp_path / "run", target_columns=VOTES, fit=fit))
+    card = load_card(run / "card.json")
+    assert card.classes == tuple(VOTES)
+    errors = card.metrics["test"]["root_mean_squared_error"]
+    assert sorted(errors) == sorted(VOTES)
+    # Of two answers, the shares that are missed are the same.
+    assert errors[VOTES[0]]["value"] == pytest.approx(errors[VOTES[1]]["value"])
+    stored = xr.open_datatree(run / "results.zarr", engine="zarr")["fit"]
+    assert stored["test_root_mean_squared_error"].values[0].tolist() == pytest.approx(
+        [errors[name]["value"] for name in VOTES]
+    )
+    assert "test_accuracy" not in stored
+    assert read_status(run).objects == {"total": 48, "complete": 48, "quarantined": 0}
+
+
+def test_a_network_learns_numbers_in_their_own_units(folder, voted, tmp_path):
+    job = target_job(
+        folder,
+        voted,
+        tmp_path / "run",
+        target_columns=["flux"],
+        fit={"loss": "mean_squared_error"},
+    )
+    run = train(job)
+    card = load_card(run / "card.json")
+    # The object without a number is left out.
+    assert read_status(run).objects["total"] == 47
+    network = build(job.architecture, 1, 3, job.options)
+    load_weights(network, run / "weights.safetensors", card.sha256)
+    parts = OpenTraining(plan_job(job.model_copy(update={"output": str(tmp_path / "x")})).workload)
+    test = parts._read(job, "").parts(job).test
+    numbers = (
+        predict_logits(network, test.images)[:, 0] * card.loss["std"][0] + card.loss["mean"][0]
+    )
+    error = np.sqrt(np.mean((numbers - np.asarray(test.labels)[:, 0]) ** 2))
+    stored = card.metrics["test"]["root_mean_squared_error"]["flux"]["value"]
+    assert stored == pytest.approx(error, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"classes": ["a", "b"], "fit": {"loss": "multinomial"}},
+            "target_columns: fit.loss is multinomial; name what",
+        ),
+        ({"target_columns": VOTES}, "target_columns: fit.loss is cross_entropy, which learns"),
+        (
+            {"target_columns": ["bar_yse", "bar_no"], "fit": {"loss": "multinomial"}},
+            "has no 'bar_yse'; did you mean 'bar_yes'",
+        ),
+        ({"target_columns": ["id"], "fit": {"loss": "mean_squared_error"}}, "id of .* no numbers"),
+        (
+            {"target_columns": VOTES, "fit": {"loss": "multinomial", "questions": [3, 2]}},
+            r"questions: \(3, 2\) have 5 answers",
+        ),
+        (
+            {
+                "target_columns": ["flux"],
+                "classes": ["smooth"],
+                "fit": {"loss": "mean_squared_error"},
+            },
+            "classes: leave them out",
+        ),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused(folder, voted, tmp_path, fields, message):
+    with pytest.raises(RefusedError, match=message):
+        train(target_job(folder, voted, tmp_path / "run", **fields))
