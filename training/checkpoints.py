@@ -98,6 +98,38 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None = None) -> s
         In one line: the file is missing, unreadable, has another hash, doesn't fit the network, or
         holds numbers that are not finite.
     """
+    state, found = _read_state(path, sha256)
+    _check_fit(network, state, path)
+    _check_finite(state, path)
+    network.load_state_dict(state)
+    return found
+
+
+def load_pretrained(network: nn.Module, path: Path, sha256: str | None = None) -> str:
+    """Load all weights but those of the head, which stays as it is; return the file's sha256.
+
+    The head is the last layer; of a network of ``zoobot:`` all that follows its encoder. The file
+    may have a head for other classes, or none, as the encoders that Zoobot publishes.
+
+    Parameters and errors are those of `load_weights`.
+    """
+    state, found = _read_state(path, sha256)
+    if isinstance(network, EncoderAndHead):
+        head = "head."
+        if not any(name.startswith("encoder.") for name in state):
+            state = {f"encoder.{name}": part for name, part in state.items()}
+    else:
+        head = f"{head_of(network)}."
+    own = {name: part for name, part in network.state_dict().items() if name.startswith(head)}
+    merged = own | {name: part for name, part in state.items() if not name.startswith(head)}
+    _check_fit(network, merged, path)
+    _check_finite(merged, path)
+    network.load_state_dict(merged)
+    return found
+
+
+def _read_state(path: Path, sha256: str | None) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors of a file, and its sha256."""
     content = _read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.lower():
@@ -105,11 +137,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None = None) -> s
             f"weights {path}: sha256 is {found}, expected {sha256}; "
             "get the right file, or correct the hash"
         )
-    state = _parse(content, path)
-    _check_fit(network, state, path)
-    _check_finite(state, path)
-    network.load_state_dict(state)
-    return found
+    return _parse(content, path), found
 
 
 def network_digest(network: nn.Module) -> str:

@@ -171,6 +171,9 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         updates["also_test"] = {name: survey_of(other) for name, other in job.also_test.items()}
     if isinstance(job, TrainingJob):
         updates["start"] = network_of(job.start) if job.start else None
+        if job.pretrained is not None:
+            places = {"weights": resolve(job.pretrained.weights)}
+            updates["pretrained"] = job.pretrained.model_copy(update=places)
     return job.model_copy(update=updates)
 
 

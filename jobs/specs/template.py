@@ -122,6 +122,7 @@ target_columns: []             # in place of classes: columns of votes, or of nu
 preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
 start: null                    # folder of a training run whose network to begin with
+pretrained: null               # or {{weights: FILE}} from elsewhere: all but the last layer
 transfer:                      # what of that network is trained again
   strategy: all                # frozen | last_blocks | all | scratch
   blocks: 1                    # of last_blocks: how many beside the last layer's own
@@ -311,7 +312,9 @@ _DIAGNOSTICS = (
 kind: diagnostics
 name: my-diagnostics
 """
-    + _without(_TRAINING, "kind", "name", "start", "transfer", "vary", "output").replace(
+    + _without(
+        _TRAINING, "kind", "name", "start", "pretrained", "transfer", "vary", "output"
+    ).replace(
         "occulta:small_cnn  # or torchvision:NAME, timm:NAME;", "occulta:cnn  # of all studies;"
     )
     + _STUDIES

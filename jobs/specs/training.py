@@ -121,6 +121,16 @@ class FitsJob(JobSpec):
         raise NotImplementedError
 
 
+class PretrainedSpec(Spec):
+    """Weights to begin with, but for the last layer."""
+
+    weights: str
+    """Path of the weights of the same architecture: .safetensors, or .pt, .pth, .ckpt that hold
+    tensors only; with a last layer for other classes, or without one."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Hash that the file must have; leave it out to accept the file as it is."""
+
+
 class TrainingJob(FitsJob):
     """Train a network on a labelled survey, or many that differ in what `vary` names."""
 
@@ -128,8 +138,16 @@ class TrainingJob(FitsJob):
     start: NetworkSpec | None = None
     """A trained network to begin with, which then also says architecture, options and preprocess;
     for other classes it gets a new last layer."""
+    pretrained: PretrainedSpec | None = None
+    """In place of start: weights from elsewhere, such as Zoobot's encoders or those of ImageNet."""
     transfer: Transfer = Transfer()
-    """With a network to begin with: what of it is trained again."""
+    """With a network or weights to begin with: what of it is trained again."""
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether fits begin with weights that know something."""
+        return self.start is not None or self.pretrained is not None
+
     vary: Grid = Field(default={})
     """Values of fields, by dotted path such as fit.seed or options.dropout; there is a fit for each
     of their combinations, the last field changing fastest."""
@@ -153,8 +171,10 @@ class TrainingJob(FitsJob):
 
     @model_validator(mode="after")
     def _the_start_fits(self) -> TrainingJob:
-        if self.start is None and self.transfer != Transfer():
+        if not self.begins_trained and self.transfer != Transfer():
             raise ValueError("transfer: needs a network to begin with; name it in start")
+        if self.start is not None and self.pretrained is not None:
+            raise ValueError("pretrained: start has weights already; leave one of them out")
         if self.start is not None and self.start.architecture != self.architecture:
             raise ValueError(
                 f"architecture: {self.architecture} is not that of start, "

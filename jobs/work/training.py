@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from cluster.unit import ObjectFailure, WorkUnit
 from cluster.workload import UnitResult
 from training.blocks import replace_head
 from training.calibration import fit_temperature
-from training.checkpoints import NetworkCard, card_bytes, weights_bytes
+from training.checkpoints import NetworkCard, card_bytes, load_pretrained, weights_bytes
 from training.examples import Examples
 from training.fit import EpochRecord, predict_logits
 from training.judgement import judge_classes, judge_numbers, judge_votes
@@ -287,6 +288,8 @@ def build_network(job: TrainingJob, bands: int, device: str = "cpu") -> nn.Modul
             torch.manual_seed(job.fit.seed)
             if start is None:
                 network = build(job.architecture, len(job.classes), bands, job.options)
+                if job.pretrained is not None and job.transfer.strategy != "scratch":
+                    load_pretrained(network, Path(job.pretrained.weights), job.pretrained.sha256)
             else:
                 network = open_network(start, bands).requires_grad_(True)
                 if start.classes != job.classes:
@@ -297,7 +300,7 @@ def build_network(job: TrainingJob, bands: int, device: str = "cpu") -> nn.Modul
 
 
 def _train(job: TrainingJob, network: nn.Module, parts: Parts, files: FitFiles) -> Transferred:
-    choice = job.transfer if job.start is not None else Transfer("scratch")
+    choice = job.transfer if job.begins_trained else Transfer("scratch")
     return transfer(network, parts.train, parts.validation, job.fit, choice, files)
 
 

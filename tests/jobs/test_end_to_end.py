@@ -294,8 +294,8 @@ def test_the_report_names_run_and_objects(run, survey):
     assert "has 100000 bytes where its header needs 604992" in html
 
 
-def test_the_tutorials_notebook_runs(run, survey, map_files, tmp_path):
-    text = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
+def test_the_notebook_of_the_how_to_runs(run, survey, map_files, tmp_path):
+    text = (Path(__file__).parents[2] / "docs/how-to/explain-your-survey.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 4
     checks = "assert hidden.shape == (1, 224, 224)\nassert int(good.sum()) == 8\n"

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 import xarray as xr
 import yaml
@@ -316,6 +317,24 @@ output: run
         load_job(tmp_path / "job.yaml", ["architecture=timm:resnet18"])
 
 
+def test_an_encoder_from_elsewhere_is_kept_and_gets_a_head(folder, tmp_path):
+    encoder = timm.create_model("resnet10t", num_classes=0).state_dict()
+    safetensors.torch.save_file(encoder, tmp_path / "encoder.safetensors")
+    changes = [f"pretrained={{weights: {tmp_path}/encoder.safetensors}}", "fit.epochs=1"]
+    zoobot = [*changes, "architecture=zoobot:resnet10t", "options={}"]
+    run = train(job_of(folder, *zoobot, "transfer={strategy: frozen}", output=tmp_path / "run"))
+    found = safetensors.torch.load_file(run / "weights.safetensors")
+    assert all(torch.equal(encoder[name], found[f"encoder.{name}"]) for name in encoder)
+    assert found["head.linear.weight"].shape[0] == 4
+    with pytest.raises(RefusedError, match="don't fit the network"):
+        train(job_of(folder, *changes, output=tmp_path / "other"))
+    (tmp_path / "both.yaml").write_text(
+        TRAINING.replace("options: {width: 4}", f"start: {folder}/train\noptions: {{width: 4}}")
+    )
+    with pytest.raises(RefusedError, match="pretrained: start has weights already"):
+        load_job(tmp_path / "both.yaml", changes)
+
+
 def test_copies_of_a_galaxy_are_in_one_part(folder, tmp_path):
     job = job_of(folder, "split={separation: 10.0}", output=tmp_path / "run")
     places = np.repeat(np.arange(40.0), 2)[:, None] * [1.0, 0.5]
@@ -615,9 +634,23 @@ def target_job(folder, survey, output, **fields):
 VOTES = ["smooth-or-not_smooth", "smooth-or-not_not", "bar_yes", "bar_no"]
 
 
-def test_a_network_learns_votes(folder, voted, tmp_path):
-    fit = {"loss": "multinomial", "questions": [2, 2]}
-    run = train(target_job(folder, voted, tmp_path / "run", target_columns=VOTES, fit=fit))
+@pytest.mark.parametrize(
+    ("loss", "network"),
+    [
+        ("multinomial", {}),
+        (
+            "dirichlet_multinomial",
+            {
+                "architecture": "zoobot:resnet10t",
+                "options": {"head": "dirichlet", "answers": 4},
+            },
+        ),
+    ],
+)
+def test_a_network_learns_votes(folder, voted, tmp_path, loss, network):
+    fit = {"loss": loss, "questions": [2, 2]}
+    fields = {"target_columns": VOTES, "fit": fit, **network}
+    run = train(target_job(folder, voted, tmp_path / "run", **fields))
     card = load_card(run / "card.json")
     assert card.classes == tuple(VOTES)
     errors = card.metrics["test"]["root_mean_squared_error"]
