@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +32,7 @@ from .work.diagnostics import DiagnosticsWorkload
 from .work.inception_inputs import inspect_inceptionism
 from .work.labelled import check_counts
 from .work.simulation import SimulationWorkload
-from .work.targets import count_targets, target_rows
+from .work.targets import count_targets, learnable_rows, listed_ids
 from .work.training import TrainingWorkload, build_network
 
 _UNIT_BYTES = 256 << 20
@@ -220,13 +222,17 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
     processes = job.execution.processes
     placement = replace(placement, cpus=max(placement.cpus, threads), processes=processes)
     survey = open_survey(job.survey, len(job.preprocess.mean) or None)
-    rows = target_rows(job, survey.catalogue)
+    rows = learnable_rows(job, survey.catalogue)
     snapshot = survey.snapshot()
+    survey_digest = snapshot.digest
+    if job.only:
+        listed = json.dumps([survey_digest, sorted(listed_ids(job))])
+        survey_digest = hashlib.sha256(listed.encode()).hexdigest()
     place = open_place(job.output)
     workload = (
-        DiagnosticsWorkload(job, place, snapshot.digest, device, placement)
+        DiagnosticsWorkload(job, place, survey_digest, device, placement)
         if isinstance(job, DiagnosticsJob)
-        else TrainingWorkload(job, place, snapshot.digest, device, placement)
+        else TrainingWorkload(job, place, survey_digest, device, placement)
     )
     for fit in workload.fits:
         check_counts(fit, len(rows))
@@ -240,7 +246,7 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
         workload,
         UnitGrid(count, 1),
         replica_range(job.execution.replicas) or range(1, count + 1),
-        {"spec": job.digest(), "survey": snapshot.digest, "code": code_digest()},
+        {"spec": job.digest(), "survey": survey_digest, "code": code_digest()},
         device,
         placement,
         math.inf if job.execution.unit_timeout == "auto" else job.execution.unit_timeout,

@@ -431,6 +431,41 @@ def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False)
 
 
 @app.command()
+def select(
+    run_folder: RunFolder,
+    by: Annotated[
+        str, typer.Option("--by", help="A number per object; the highest are chosen.")
+    ] = "mutual_information",
+    count: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 200,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the CSV there, in place of stdout.")
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option("--exclude", metavar="CSV", help="Objects with a label: a column id."),
+    ] = None,
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """List the objects of an attribution run that are most worth labelling."""
+    from cluster.place import write_at
+
+    from ..maps.select import select_objects, selection_csv
+    from ..survey.ids import read_ids
+
+    known = {name for path in exclude or () for name in read_ids(path)}
+    chosen = select_objects(_place(run_folder), by, count, known, partial=partial)
+    text = selection_csv(chosen)
+    if out is not None:
+        write_at(out.absolute(), text.encode())
+        _print_files([str(out.absolute())], as_json)
+    elif as_json:
+        typer.echo(json.dumps([vars(entry) for entry in chosen]))
+    else:
+        typer.echo(text, nl=False)
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Runs, side by side on one page.")

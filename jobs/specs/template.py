@@ -119,6 +119,7 @@ architecture: occulta:small_cnn  # or torchvision:NAME, timm:NAME; the first wei
 options: {{}}                    # keyword arguments of the architecture
 classes: [smooth, featured]    # labels, in the order of the network's outputs
 target_columns: []             # in place of classes: columns of votes, or of numbers; see fit.loss
+only: []                       # CSV files with ids of the objects to learn from; by default all
 preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
 start: null                    # folder of a training run whose network to begin with

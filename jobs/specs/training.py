@@ -67,6 +67,9 @@ class FitsJob(JobSpec):
     """Columns of the catalogue that the outputs shall predict, in place of a label: votes for each
     answer, for a loss of votes, or numbers, for mean_squared_error. Objects without are left out.
     """
+    only: tuple[str, ...] = ()
+    """CSV files with a column id, as `occulta select` writes them: of the survey's objects, only
+    those in one of them are used. By default all that have labels."""
     preprocess: PreprocessSpec = PreprocessSpec()
     """From survey pixels to network input."""
     split: SplitSpec = SplitSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..errors import RefusedError
 from ..specs.survey import SurveySpec
 from ..specs.training import TrainingJob
 from ..survey import Cutout, Preprocess, Survey, open_reader
-from .targets import strata, target_rows, targets_of
+from .targets import strata, targets_of
 
 _BLOCK = 512
 """Objects whose cutouts are held beside the network's inputs while they are read."""
@@ -116,9 +117,20 @@ def check_counts(job: TrainingJob, count: int) -> None:
         )
 
 
-def read_labelled(job: TrainingJob, spec: SurveySpec, survey: Survey) -> Labelled:
-    """Read a survey's labelled objects; those that can't be used are left out, with the reason."""
-    rows = target_rows(job, survey.catalogue)
+def read_labelled(
+    job: TrainingJob, spec: SurveySpec, survey: Survey, rows: Sequence[int]
+) -> Labelled:
+    """Read objects of a survey; those that can't be used are left out, with the reason.
+
+    Parameters
+    ----------
+    job
+        A fit.
+    spec, survey
+        Its own survey, or one that judges it.
+    rows
+        The objects, of `targets.target_rows`.
+    """
     bands, *shape = survey.image_shape
     resized = job.preprocess.size != "native"
     reader = open_reader(spec, bands, None if resized else (shape[0], shape[1]))

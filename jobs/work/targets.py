@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import RefusedError
 from ..specs.training import FitsJob
 from ..survey.catalogue import Catalogue
+from ..survey.ids import read_ids
 from ..survey.text import did_you_mean
 
 _BINS = 10
@@ -43,6 +45,32 @@ def target_rows(job: FitsJob, catalogue: Catalogue) -> list[int]:
             f"{'votes' if job.are_votes else 'numbers'} in {', '.join(job.target_columns)}"
         )
     return np.flatnonzero(good).tolist()
+
+
+def learnable_rows(job: FitsJob, catalogue: Catalogue) -> list[int]:
+    """Return those of `target_rows` that the job uses of its survey.
+
+    Raises
+    ------
+    RefusedError
+        If a class or a column is not there, or a list of objects can't be read or has none of them.
+    """
+    rows = target_rows(job, catalogue)
+    if not job.only:
+        return rows
+    wanted, ids = listed_ids(job), catalogue.ids
+    found = [row for row in rows if ids[row] in wanted]
+    if not found:
+        raise RefusedError(
+            f"only: {', '.join(job.only)} lists {len(wanted)} objects, none of which "
+            f"{catalogue.source} has with a label; give the ids of its catalogue"
+        )
+    return found
+
+
+def listed_ids(job: FitsJob) -> set[str]:
+    """Return the ids that the job is restricted to."""
+    return {name for path in job.only for name in read_ids(Path(path))}
 
 
 def targets_of(job: FitsJob, catalogue: Catalogue) -> NDArray[Any]:

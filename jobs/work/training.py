@@ -38,6 +38,7 @@ from ..survey import open_survey
 from .fit_files import CARD, WEIGHTS, FitFiles, fit_path
 from .labelled import Labelled, Parts, read_labelled
 from .network import open_network
+from .targets import learnable_rows, target_rows
 
 _COLUMNS = {
     "train_loss": "mean loss over the epoch's steps, with augmentation and dropout",
@@ -191,7 +192,10 @@ class OpenTraining:
         if key != self._read_as:
             self._read_as, self._labelled = key, {}
         if name not in self._labelled:
-            self._labelled[name] = read_labelled(job, *self._surveys[name])
+            spec, survey = self._surveys[name]
+            rows_of = target_rows if name else learnable_rows
+            rows = rows_of(job, survey.catalogue)
+            self._labelled[name] = read_labelled(job, spec, survey, rows)
         return self._labelled[name]
 
     def _result(

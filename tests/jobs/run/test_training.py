@@ -597,6 +597,20 @@ def test_a_training_plan_counts_the_labelled_objects(folder):
     assert facts["parameters"] == [sum(p.numel() for p in network.parameters())]
 
 
+def test_nothing_but_the_listed_objects_is_learnt_from(folder, tmp_path):
+    ids = xr.open_datatree(folder / "survey/results.zarr", engine="zarr")["catalogue/id"].values
+    for name, some in (("one", ids[:20]), ("two", ids[16:32]), ("other", ["nobody"])):
+        (tmp_path / f"{name}.csv").write_text("rank,id\n" + "".join(f"0,{i}\n" for i in some))
+    lists = f"only=[{tmp_path}/one.csv, {tmp_path}/two.csv]"
+    run = train(job_of(folder, lists, "fit.epochs=1", output=tmp_path / "run"))
+    assert read_status(run).objects["total"] == 32
+    (tmp_path / "two.csv").write_text("id\nx\n")
+    with pytest.raises(RefusedError, match="survey changed since this run began"):
+        train(job_of(folder, lists, "fit.epochs=1", output=tmp_path / "run"))
+    with pytest.raises(RefusedError, match="lists 1 objects, none of which"):
+        train(job_of(folder, f"only=[{tmp_path}/other.csv]", output=tmp_path / "x"))
+
+
 @pytest.fixture(scope="module")
 def voted(folder):
     """The survey with another catalogue: volunteers' votes for two questions, and a number."""
