@@ -1,9 +1,9 @@
 """How many labels it saves to choose by the network's uncertainty what to label next.
 
 Run it with ``python -m benchmarks.active_learning``; it writes
-``benchmarks/results/active_learning.txt``. A network of survey A is taught survey B in rounds: it is
-tuned on the labels that there are, Monte-Carlo dropout is taken of the unlabelled galaxies, and as
-many labels are bought again: at random, or of the highest mutual information or entropy, as
+``benchmarks/results/active_learning.txt``. A network of survey A is taught survey B in rounds: it
+is tuned on the labels that there are, Monte-Carlo dropout is taken of the unlabelled galaxies, and
+as many labels are bought again: at random, or of the highest mutual information or entropy, as
 ``occulta select`` lists them. Held-out galaxies of B judge each round.
 """
 
@@ -65,7 +65,7 @@ def learning_curve(
 ) -> list[float]:
     """Return the accuracy on the test set after each round."""
     rows = np.random.default_rng(seed).permutation(len(pool))[: LABELS[0]]
-    curve = []
+    curve, network = [], source
     for number, labels in enumerate(LABELS):
         if number:
             scores = way(network, pool, seed)
@@ -117,9 +117,10 @@ def main() -> None:
         for name, way in WAYS.items()
     }
     lines = [
-        f"occulta:small_cnn of {SOURCE} galaxies of survey A, tuned on labels of survey B, out of a "
-        f"pool of {POOL};",
-        f"accuracy on {TEST} others of B, mean and standard error of {SEEDS} seeds; before: {zero:.3f}",
+        f"occulta:small_cnn of {SOURCE} galaxies of survey A, tuned on labels of survey B out of "
+        f"{POOL} galaxies;",
+        f"accuracy on {TEST} others of B, mean and standard error of {SEEDS} seeds; before tuning "
+        f"{zero:.3f}",
         f"{'labels':20}" + "".join(f"{labels:>16}" for labels in LABELS),
     ]
     for name, curves in found.items():

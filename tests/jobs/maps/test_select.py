@@ -95,7 +95,7 @@ def test_what_cant_be_chosen_is_refused_with_the_cure(content, write_run, tmp_pa
     with pytest.raises(RefusedError, match=r"--n 500: .* has \d+ objects"):
         select_objects(run, "mutual_information", 500)
     unfinished = write_run(content, finished=False)
-    with pytest.raises(RefusedError, match="not finished.*--partial"):
+    with pytest.raises(RefusedError, match=r"not finished.*--partial"):
         select_objects(unfinished, "mutual_information", 5)
     assert len(select_objects(unfinished, "mutual_information", 5, partial=True)) == 5
     (tmp_path / "other.csv").write_text("name\nx\n")
