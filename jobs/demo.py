@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -18,6 +19,8 @@ from cluster.events import Subscriber
 from training.networks import build
 from training.simulation import CLASSES, PREPROCESS
 
+from .maps.compare import ALL
+from .maps.comparison import COMPARE
 from .pipeline import REPORT, is_finished, run_pipeline, tasks_of
 from .report.facts import RunFacts, load_facts
 from .report.localisation import localise
@@ -70,6 +73,7 @@ class _Cost:
     EXPLAIN = 0.1
     """Per galaxy and core."""
     MAPS = 6.0
+    COMPARE = 3.0
     REPORT = 6.0
 
 
@@ -120,6 +124,7 @@ def demo_job(folder: Path, sizes: DemoSizes) -> PipelineJob:
                 "tune-b": _tuning(sizes),
                 "why-b-tuned": _attribution("B", f"step:tune-b/{_fit(_TUNED)}", "the tuned one"),
             },
+            "compare": [["why-b", "why-b-tuned"]],
             "output": str(folder),
         },
         "demo",
@@ -140,6 +145,7 @@ def what_to_look_at(folder: Path) -> tuple[str, ...]:
         recall_line(a, b),
         _tuning_line(folder),
         _evidence_line(a, b, tuned),
+        _moved_line(folder / "why-b-tuned" / COMPARE),
         _map_line(b),
         f"Results: xarray.open_datatree({str(b.source.path / STORE)!r}, engine='zarr')"
         f"['{_METHOD}']",
@@ -198,6 +204,17 @@ def _evidence_line(a: RunFacts, b: RunFacts, tuned: RunFacts) -> str:
     )
 
 
+def _moved_line(folder: Path) -> str:
+    """Say how much of the attribution moved when the network was taught survey B."""
+    rows = pd.read_csv(folder / "statistics.csv")
+    moved = rows[(rows["quantity"] == f"{_METHOD}_moved") & (rows["group"] == ALL)]
+    share, galaxies = float(moved["change"].iloc[0]), int(moved["objects"].iloc[0])
+    return (
+        f"Of its {_METHOD.replace('_', ' ')} on B, {share:.0%} is elsewhere or of the other sign "
+        f"after that ({galaxies:,} galaxies): {folder / f'{_METHOD}.png'}"
+    )
+
+
 def _map_line(facts: RunFacts) -> str:
     means = facts.product.sky.means.get(_MAP)
     if means is None or not np.isfinite(means.mean).any():
@@ -224,6 +241,7 @@ def _estimate(job: PipelineJob, sizes: DemoSizes) -> str:
         "train-a": views * train,
         "tune-b": tuning * train + 2 * _Cost.START,
         "maps": _Cost.MAPS,
+        "why-b-tuned/compare": _Cost.COMPARE,
         REPORT: _Cost.REPORT,
     }
     seconds = 0.0

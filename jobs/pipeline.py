@@ -15,6 +15,8 @@ from cluster.provenance import versions
 
 from .errors import RefusedError
 from .maps import build_maps, read_store
+from .maps.compare import compare_runs
+from .maps.comparison import COMPARE, is_compared, write_comparison
 from .plan import plan_job
 from .report import write_report
 from .run.driver import driving
@@ -145,6 +147,10 @@ def tasks_of(job: PipelineJob, gpus: int = 0) -> list[Task]:
     reported = [open_place(step.output) for step in jobs.values() if step.kind in _REPORTED]
     if job.maps and explained:
         tasks.append(_maps_task(explained))
+    tasks += [
+        _compare_task(*names, *(open_place(jobs[name].output) for name in names))
+        for names in job.compare
+    ]
     if job.report and reported:
         tasks.append(_report_task(open_place(job.output), reported))
     return tasks
@@ -166,6 +172,15 @@ def _maps_task(explained: Sequence[AttributionJob]) -> Task:
 
     done = all(_is_mapped(open_place(step.output)) for step in explained)
     return Task(MAPS, "making sky maps and mean attributions", done, work)
+
+
+def _compare_task(one: str, other: str, before: Place, after: Place) -> Task:
+    def work(*_: object) -> None:
+        if not is_compared(before, after):
+            write_comparison(compare_runs(before, after), after / COMPARE)
+
+    about = f"comparing {other} with {one}"
+    return Task(f"{other}/{COMPARE}", about, is_compared(before, after), work)
 
 
 def _report_task(run: Place, reported: Sequence[Place]) -> Task:

@@ -431,6 +431,28 @@ def maps(run_folder: RunFolder, partial: Partial = False, as_json: Json = False)
 
 
 @app.command()
+def compare(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help=_A_RUN)],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="A run on the same objects.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="Folder of the comparison; AFTER/compare by default."),
+    ] = None,
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """Say what changed between two attribution runs: maps, numbers and paired tests."""
+    from ..maps.compare import compare_runs
+    from ..maps.comparison import COMPARE, write_comparison
+
+    found = compare_runs(_place(before), _place(after), partial=partial)
+    product = write_comparison(found, _place(out) if out else _place(after) / COMPARE)
+    for line in (*product.lines, *found.notes):
+        typer.echo(line, err=True)
+    _print_files([str(file) for file in product.files], as_json)
+
+
+@app.command()
 def select(
     run_folder: RunFolder,
     by: Annotated[

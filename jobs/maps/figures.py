@@ -75,7 +75,7 @@ def draw_sky(
     """
     values = table.count.astype(np.float64) if name == "count" else table.means[name].mean
     low, high = limits or colour_limits(name, [values])
-    with _style(ink):
+    with styled(ink):
         figure = Figure(figsize=(7.4, 4.75), dpi=140, facecolor=ink.ground)
         axes = figure.add_axes((0.01, 0.19, 0.98, 0.7))
         centre = central_meridian(table.centres()[0])
@@ -121,7 +121,7 @@ def draw_mean_attribution(
     scale = signed_scale([stack.mean])
     columns = min(max(len(stack.groups), 1), 6)
     rows = max(-(-len(stack.groups) // columns), 1)
-    with _style(ink):
+    with styled(ink):
         width, height = 1.9 * columns + 1.1, 2.15 * rows + 0.7
         figure = Figure(
             figsize=(max(width, 5.6), height), dpi=130, facecolor=ink.ground, layout="constrained"
@@ -178,7 +178,7 @@ def png(figure: Figure) -> bytes:
 
 
 @contextmanager
-def _style(ink: Ink) -> Iterator[None]:
+def styled(ink: Ink) -> Iterator[None]:
     """Draw with matplotlib's own defaults, whatever the user's configuration says."""
     style: dict[str, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
     style |= {

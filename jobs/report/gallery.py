@@ -49,6 +49,12 @@ class _Sort:
 
 
 _SORTS = (
+    _Sort(
+        "compare",
+        "Compared with another run",
+        "Mean attribution before and after, each object's map divided by its sum of absolute "
+        "values; beside it what changed, and what of that is three standard errors or more.",
+    ),
     _Sort("weights", "Learned weights", "The filters of each convolution."),
     _Sort(
         "top",

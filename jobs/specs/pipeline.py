@@ -34,13 +34,15 @@ class PipelineJob(JobSpec):
     """By name, in the order in which they run: the fields of a job each, but for name and output,
     and `about`, a line for people. A path that begins with ``step:NAME`` is in the run folder of
     an earlier step; network and start may be such a step as a whole."""
+    compare: tuple[tuple[Name, Name], ...] = ()
+    """Pairs of attribution steps on the same objects, before and after, that are compared."""
     maps: bool = True
     """Whether attribution steps are aggregated into maps."""
     report: bool = True
     """Whether a report of all steps is written."""
 
     # Each step compares its own fields; steps that were not begun may change.
-    free: ClassVar[tuple[str, ...]] = (*JobSpec.free, "steps", "maps", "report")
+    free: ClassVar[tuple[str, ...]] = (*JobSpec.free, "steps", "compare", "maps", "report")
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -70,6 +72,10 @@ def resolve_steps(job: PipelineJob, where: str, make: MakeJob) -> PipelineJob:
         made[name] = make(data, place)
         told = {} if about is None else {ABOUT: about}
         steps[name] = {**told, **json.loads(made[name].model_dump_json())}
+    for pair in job.compare:
+        for name in pair:
+            if name not in made or made[name].kind != "attribution":
+                raise RefusedError(f"{where}: compare: {name} is no attribution step")
     return job.model_copy(update={"steps": steps})
 
 

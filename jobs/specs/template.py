@@ -301,6 +301,7 @@ steps:                         # each has the fields of its kind, see `occulta i
       - {method: integrated_gradients, steps: 16, rule: midpoint}
       - {method: mc_dropout, samples: 20}
     maps: {nside: 8, min_count: 3}
+compare: []                    # pairs of attribution steps on the same objects: [[why, why-tuned]]
 maps: true                     # aggregate attribution steps, as `occulta maps` does
 report: true                   # write report/index.html of all steps
 output: runs/my-story

@@ -54,6 +54,7 @@ def test_every_product_is_there(demo):
     for run in EXPLAINED:
         assert (folder / run / "maps/mutual_information.png").exists()
         assert (folder / run / "maps/healpix.fits").exists()
+    assert (folder / "why-b-tuned/compare/integrated_gradients.png").exists()
     assert page == folder / "report/index.html"
     assert "<html" in page.read_text()
 
@@ -67,7 +68,7 @@ def test_the_steps_are_numbered_after_an_estimate(demo):
     )
     steps = [event for event in told if isinstance(event, StepStarted)]
     assert [(step.number, step.steps, step.done) for step in steps] == [
-        (number, 11, False) for number in range(1, 12)
+        (number, 12, False) for number in range(1, 13)
     ]
     assert steps[0].about == "simulating 160 galaxies of survey A to train on"
 
@@ -83,7 +84,7 @@ def accuracy(folder, run):
 def test_the_lines_at_the_end_hold_the_numbers_of_the_products(demo):
     folder, _, _, _ = demo
     lines = what_to_look_at(folder)
-    assert 5 <= len(lines) <= 7
+    assert 6 <= len(lines) <= 8
     shares = [float(share) / 100 for share in re.findall(r"(\d+)%", lines[0])]
     assert shares == pytest.approx([accuracy(folder, f"why-{s}") for s in "ab"], abs=0.0051)
     fits = xr.open_datatree(folder / "tune-b/results.zarr", engine="zarr")["fit"]

@@ -129,6 +129,12 @@ def test_what_is_wrong_with_a_step_is_one_line(tmp_path, changes, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("pair", [["why", "train"], ["nowhere", "why"]])
+def test_only_attribution_steps_are_compared(tmp_path, pair):
+    with pytest.raises(RefusedError, match=r"compare: (train|nowhere) is no attribution step"):
+        make_job({**copy.deepcopy(PIPELINE), "compare": [pair]}, "story.yaml", tmp_path)
+
+
 def test_the_template_is_a_pipeline(tmp_path):
     (tmp_path / "job.yaml").write_text(job_template("pipeline"))
     jobs = step_jobs(load_job(tmp_path / "job.yaml"))

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -101,8 +102,11 @@ def test_another_run_s_folder_is_refused(story):
 def test_steps_can_be_added_and_damage_is_repaired(story, capsys):
     _, _, run, _ = story
     kept = files(run / "train")
-    assert run_pipeline(load(run.parent, why=WHY)) == run
+    whole = load(run.parent, why=WHY, again=WHY).model_copy(update={"compare": (("why", "again"),)})
+    assert run_pipeline(whole) == run
     assert files(run / "train") == kept
+    compared = pd.read_csv(run / "again/compare/statistics.csv")
+    assert (compared[compared["quantity"] == "accuracy"]["change"] == 0).all()
     assert (run / "why/maps/maps.zarr").exists()
 
     shard = max((run / "why/results.zarr/gradient_x_input").rglob("c*"), key=lambda p: p.is_file())
@@ -113,5 +117,5 @@ def test_steps_can_be_added_and_damage_is_repaired(story, capsys):
     app(["verify", str(run), "--repair"], standalone_mode=False)
     assert read_status(run).state == "interrupted"
     assert read_status(run).steps["why"] != "complete"
-    run_pipeline(load(run.parent, why=WHY))
+    run_pipeline(whole)
     assert read_status(run).state == "complete"
