@@ -17,6 +17,7 @@ from cluster.placement import Placement
 from cluster.provenance import code_digest
 from cluster.unit import ObjectFailure, UnitGrid
 from cluster.workload import Workload
+from training.galsim_telescope import import_galsim
 
 from .errors import RefusedError
 from .preflight import check_group_by, check_targets, inspect_network
@@ -177,6 +178,11 @@ def _plan_attribution(job: AttributionJob, gpus: int) -> Plan:
 
 
 def _plan_simulation(job: SimulationJob) -> Plan:
+    if job.galsim is not None:
+        try:
+            import_galsim()
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
     return Plan(
         job,
         SimulationWorkload(job),

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .galaxies import Galaxy, draw_galaxy
+from .galsim_telescope import FINER, GalSimTelescope
 from .layout import lay_out
 from .profiles import Floats, Mask
+from .redshift import move
 from .shortcut import Shortcut
 from .surveys import CLASSES, PREPROCESS, SURVEYS, SeeingPattern, SkyPatch, SurveyModel
 
@@ -72,7 +74,11 @@ class SimulatedBlock:
 
 
 def simulate(
-    model: SurveyModel, seed: int, indices: Iterable[int], shortcut: Shortcut | None = None
+    model: SurveyModel,
+    seed: int,
+    indices: Iterable[int],
+    shortcut: Shortcut | None = None,
+    telescope: GalSimTelescope | None = None,
 ) -> SimulatedBlock:
     """Simulate the objects of a survey that have the given indices.
 
@@ -86,6 +92,8 @@ def simulate(
         Which objects, in the order of the rows of the result; any non-negative integers.
     shortcut
         A stamp to plant. It changes the pixels inside its mask and nothing else.
+    telescope
+        What GalSim makes the images with; by default a circular PSF and the noise of the sky.
 
     Returns
     -------
@@ -93,12 +101,14 @@ def simulate(
         With the columns id (such as ``A-0000123``), ra and dec [deg, ICRS], label, seeing (FWHM)
         [arcsec], depth (r magnitude of a point source at 5 sigma), magnitude (r), half_light_radius
         (semi-major axis of the main component) [px], position_angle (north through east) [deg],
-        axis_ratio, bar_position_angle [deg, NaN without a bar]; with a shortcut also has_shortcut.
+        axis_ratio, bar_position_angle [deg, NaN without a bar]; where galaxies move to other
+        redshifts also redshift; with a shortcut also has_shortcut.
 
     Raises
     ------
     ValueError
-        If the seed or an index is negative or 2^63 and above, or the stamp does not fit.
+        If the seed or an index is negative or 2^63 and above, the stamp does not fit, or GalSim is
+        needed and not installed.
     """
     rows = [_checked("index", index) for index in indices]
     _checked("seed", seed)
@@ -112,16 +122,22 @@ def simulate(
     for row, index in enumerate(rows):
         random = _random_numbers(model, seed, index, _GALAXY)
         galaxy, record = _draw_object(model, index, random)
+        if model.redshifts is not None:
+            draw = float(_random_numbers(model, seed, index, _REDSHIFT).random())
+            galaxy, record = _move(model, galaxy, record, draw)
         images[row], bar_mask[row], arm_mask[row] = _observe(
-            model, galaxy, float(record["seeing"]), random
+            model, galaxy, float(record["seeing"]), random, telescope
         )
         records.append(record)
-    block = SimulatedBlock(images, _as_columns(records), bar_mask, arm_mask)
+    block = SimulatedBlock(
+        images, _as_columns(records, model.redshifts is not None), bar_mask, arm_mask
+    )
     return block if shortcut is None else _plant(block, model, seed, rows, shortcut)
 
 
-_GALAXY, _SHORTCUT = 0, 1
-"""What random numbers are for; each purpose has its own, so the stamp does not change a galaxy."""
+_GALAXY, _SHORTCUT, _REDSHIFT = 0, 1, 2
+"""What random numbers are for; each purpose has its own, so that a stamp or another redshift is one
+of the same galaxy."""
 
 
 def _random_numbers(model: SurveyModel, seed: int, index: int, purpose: int) -> np.random.Generator:
@@ -163,12 +179,14 @@ _NUMBERS = (
 )
 
 
-def _as_columns(records: list[dict[str, str | float]]) -> dict[str, npt.NDArray[np.generic]]:
+def _as_columns(
+    records: list[dict[str, str | float]], moved: bool
+) -> dict[str, npt.NDArray[np.generic]]:
     columns: dict[str, npt.NDArray[np.generic]] = {
         name: np.array([record[name] for record in records], dtype=np.str_)
         for name in ("id", "label")
     }
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, "redshift") if moved else _NUMBERS:
         columns[name] = np.array([record[name] for record in records], dtype=np.float64)
     return columns
 
@@ -203,6 +221,22 @@ def _draw_object(
     }
 
 
+def _move(
+    model: SurveyModel, galaxy: Galaxy, record: Mapping[str, str | float], draw: float
+) -> tuple[Galaxy, dict[str, str | float]]:
+    """Move a galaxy to a redshift of the survey's range, by a draw in [0, 1)."""
+    assert model.redshifts is not None
+    near, far = model.redshifts
+    redshift = near + (far - near) * draw
+    moved = move(galaxy, model.reference_redshift, redshift)
+    return moved, {
+        **record,
+        "magnitude": moved.magnitude,
+        "half_light_radius": moved.radius / model.pixel_scale,
+        "redshift": redshift,
+    }
+
+
 def _pick(shares: npt.NDArray[np.float64], draw: float) -> int:
     """Return which share of the unit interval a draw in [0, 1) falls into; never an empty one."""
     chosen = int(np.searchsorted(np.cumsum(shares), draw, side="right"))
@@ -221,17 +255,25 @@ def _depth(model: SurveyModel, seeing: float) -> float:
 
 
 def _observe(
-    model: SurveyModel, galaxy: Galaxy, seeing: float, random: np.random.Generator
+    model: SurveyModel,
+    galaxy: Galaxy,
+    seeing: float,
+    random: np.random.Generator,
+    telescope: GalSimTelescope | None,
 ) -> tuple[Floats, Mask, Mask]:
     """Look at a galaxy through the atmosphere: add stars, blur, crop, add the sky's noise."""
-    width = seeing / model.pixel_scale
-    margin = _margin(model)
+    scale, margin = model.pixel_scale, _margin(model)
     padded = model.size + 2 * margin
-    scene = lay_out(galaxy, model.bands, padded, model.pixel_scale)
+    scene = lay_out(galaxy, model.bands, padded, scale)
     inner = slice(margin, margin + model.size)
-    light = scene.light
-    _add_stars(model, light, random)
-    image = blur(light, width)[:, inner, inner]
+    if telescope is None:
+        light = scene.light
+        _add_stars(model, light, random)
+        image = blur(light, seeing / scale)[:, inner, inner]
+    else:
+        light = lay_out(galaxy, model.bands, padded * FINER, scale / FINER).light
+        _add_stars(model, light, random, FINER)
+        image = telescope.expose(light, model.size, scale, seeing, random)
     noise = random.standard_normal(image.shape, dtype=np.float32)
     noise *= np.asarray(model.noise, dtype=np.float32)[:, None, None]
     return image + noise, scene.bar_mask[inner, inner], scene.arm_mask[inner, inner]
@@ -246,15 +288,18 @@ def _margin(model: SurveyModel) -> int:
     return (wanted - model.size) // 2
 
 
-def _add_stars(model: SurveyModel, light: Floats, random: np.random.Generator) -> None:
+def _add_stars(
+    model: SurveyModel, light: Floats, random: np.random.Generator, finer: int = 1
+) -> None:
     """Add foreground stars, in place: a Poisson number of points, more of them faint."""
-    size = light.shape[-1]
+    size = light.shape[-1] // finer
     field = (size * model.pixel_scale / 60.0) ** 2
     for _ in range(random.poisson(model.star_density * field)):
         row, column = random.integers(0, size, 2)
         magnitude = 22.0 - random.exponential(1.2)
         flux = 10.0 ** (0.4 * (22.5 - max(magnitude, 18.0)))
-        light[:, row, column] += np.float32(flux)
+        pixel = np.s_[row * finer : (row + 1) * finer, column * finer : (column + 1) * finer]
+        light[:, *pixel] += np.float32(flux / finer**2)
 
 
 def blur(light: Floats, fwhm: float) -> Floats:

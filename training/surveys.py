@@ -131,6 +131,11 @@ class SurveyModel:
     """Change of log10(radius) per magnitude: fainter galaxies are smaller."""
     star_density: float = 2.0
     """Mean number of foreground stars per square arcminute."""
+    redshifts: tuple[float, float] | None = None
+    """Nearest and farthest redshift, drawn evenly between; None leaves galaxies as they are drawn.
+    The galaxies are the same, but smaller, fainter, and dimmer as (1 + z)^4."""
+    reference_redshift: float = 0.05
+    """Redshift at which galaxies have the magnitudes and radii above."""
 
     def __post_init__(self) -> None:
         for name in ("pixel_scale", "seeing", "radius"):
@@ -150,6 +155,11 @@ class SurveyModel:
         self._require(summed, "class_mix", f"needs {len(CLASSES)} shares >= 0 that add up to 1")
         ordered = self.magnitudes[0] <= self.magnitudes[1]
         self._require(ordered, "magnitudes", "must name the brightest (smallest) first")
+        if self.redshifts is not None:
+            near, far = self.redshifts
+            self._require(0.0 < near <= far <= 20.0, "redshifts", "must be a range in (0, 20]")
+        seen = 0.0 < self.reference_redshift <= 20.0
+        self._require(seen, "reference_redshift", "must be in (0, 20]")
 
     def _require(self, holds: bool, field: str, problem: str) -> None:
         if not holds:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..maps import MapsProduct
 from ..maps.build import figure_title
@@ -134,20 +135,24 @@ def confusions(runs: Sequence[RunFacts]) -> list[Confusion]:
     for facts in runs:
         if not facts.labelled.any():
             continue
-        counts = confusion(facts)
-        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        rows = tuple(
-            (
-                name,
-                tuple(
-                    (int(n), float(s), round(10 * float(s)))
-                    for n, s in zip(counts[c], share[c], strict=True)
-                ),
-            )
-            for c, name in enumerate(facts.classes)
-        )
-        found.append(Confusion(facts.name, facts.classes, rows, readings.mistakes(facts)))
+        found.append(shaded(facts.name, facts.classes, confusion(facts), readings.mistakes(facts)))
     return found
+
+
+def shaded(run: str, classes: Sequence[str], counts: NDArray[np.int64], reading: str) -> Confusion:
+    """Shade a confusion matrix, counted by (label, predicted), by the share of each label."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows = tuple(
+        (
+            name,
+            tuple(
+                (int(n), float(s), round(10 * float(s)))
+                for n, s in zip(counts[c], share[c], strict=True)
+            ),
+        )
+        for c, name in enumerate(classes)
+    )
+    return Confusion(run, tuple(classes), rows, reading)
 
 
 def concentration_charts(runs: Sequence[RunFacts]) -> list[Chart]:
@@ -176,7 +181,7 @@ def training_charts(history: Mapping[str, list[float]]) -> list[Chart]:
     """Chart losses and accuracies against epochs."""
     epochs = history.get("epoch", [])
     charts = []
-    for word, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
+    for word, label in (("loss", "loss"), ("accuracy", "accuracy")):
         columns = [column for column in history if word in column]
         if columns and len(epochs):
             axes = Axes(word.capitalize(), "epoch", label, whole=True)

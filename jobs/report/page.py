@@ -29,6 +29,7 @@ from .diagnostics import diagnostics_charts
 from .facts import RunFacts, count_status, load_facts, read_quarantine
 from .gallery import Shelf, inception_shelves, network_shelves, run_shelves
 from .grids import grid_charts, read_fits
+from .judged import read_judgement
 from .localisation import localise
 from .numbers import measured, other_arrays
 from .overlays import class_grids
@@ -178,7 +179,11 @@ def render(content: Content, read_pixels: ReadPixels) -> str:
             if rows
         ],
         training=[
-            {"run": name, "charts": _training_charts(path)}
+            {
+                "run": name,
+                "charts": _training_charts(path),
+                "judged": read_judgement(path),
+            }
             for name, path in content.trained.items()
         ],
         diagnostics=[

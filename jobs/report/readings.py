@@ -179,7 +179,12 @@ def training(history: dict[str, list[float]]) -> str:
     epoch = history["epoch"][best] if "epoch" in history else best + 1
     text = f"Validation loss is lowest in epoch {epoch:.0f} of {len(history[loss])}"
     accuracy = next((c for c in history if "validation" in c and "accuracy" in c), None)
-    return text + (f", at accuracy {history[accuracy][best]:.2f}." if accuracy else ".")
+    text += f", at accuracy {history[accuracy][best]:.2f}." if accuracy else "."
+    if "gap" in history and np.isfinite(history["gap"][best]):
+        gap = history["gap"][best]
+        more = "above" if gap > 0 else "below"
+        text += f" There it is {abs(gap):.2f} {more} the loss of training objects, seen likewise."
+    return text
 
 
 def _change(before: float, after: float) -> str:

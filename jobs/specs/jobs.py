@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from attribution.explain import Request
+from training.galsim_telescope import GalSimTelescope
 from training.shortcut import Shortcut
 from training.surveys import SURVEYS, SurveyModel
 
@@ -85,7 +86,7 @@ class SimulationJob(JobSpec):
     """A: pixels and seeing like SDSS; B: finer, sharper and deeper, like DES."""
     model: dict[str, JsonValue] = Field(default={})
     """What differs from the preset: fields of a survey's model, such as seeing, noise, pixel_scale,
-    class_mix, magnitudes, radius, star_density, size, footprint; name begins the objects' ids."""
+    class_mix, magnitudes, redshifts, radius, star_density, size, footprint; name begins the ids."""
     objects: Annotated[int, Field(ge=1)]
     """Number of galaxies."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -94,6 +95,8 @@ class SimulationJob(JobSpec):
     """Objects per unit of work."""
     shortcut: Shortcut | None = None
     """A stamp that is planted beside galaxies of one class: does an attribution method find it?"""
+    galsim: GalSimTelescope | None = None
+    """What GalSim makes the images with, for more realism at some ten times the time."""
     replicas: Replicas = "auto"
     """Processes that simulate, one CPU core each."""
 

@@ -92,7 +92,8 @@ name: survey-a
 preset: A                      # A: like SDSS; B: finer, sharper, deeper, like DES
 model: {}                      # what differs from it: fields such as seeing: 2.0 [arcsec],
                                # noise: [0.02, 0.02, 0.04] [nanomaggy], pixel_scale [arcsec],
-                               # class_mix: [0.7, 0.1, 0.1, 0.1], magnitudes: [16, 19], name: faint
+                               # class_mix: [0.7, 0.1, 0.1, 0.1], magnitudes: [16, 19],
+                               # redshifts: [0.05, 0.3], name: faint
 objects: 2000
 seed: 0
 shard_objects: 256             # objects per unit of work
@@ -101,6 +102,9 @@ shortcut: null                 # or a stamp beside galaxies of one class, which 
 #  share: 0.8                  # probability that such a galaxy gets it
 #  size: 3                     # edge, pixels
 #  sigma: 10.0                 # what it adds, in standard deviations of the sky noise
+galsim: null                   # or {}: images as GalSim makes them, pip install "occulta[galsim]"
+#  psf_shear: 0.03             # how elliptical the PSF is, from object to object
+#  gain: 900.0                 # electrons per nanomaggy
 replicas: auto                 # processes, one CPU core each; or {min: 2, max: 16}
 output: runs/survey-a
 """

@@ -91,7 +91,8 @@ class SimulationWorkload:
 
     def _simulate(self, key: UnitKey) -> SimulatedBlock:
         rows = range(key.start, key.stop)
-        return simulate(self.job.survey_model, self.job.seed, rows, self.job.shortcut)
+        job = self.job
+        return simulate(job.survey_model, job.seed, rows, job.shortcut, job.galsim)
 
 
 def _masks(block: SimulatedBlock) -> dict[str, Mask]:

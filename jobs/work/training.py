@@ -25,12 +25,13 @@ from cluster.workload import UnitResult
 from training.blocks import replace_head
 from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, load_pretrained, weights_bytes
+from training.domain_gap import FEWEST, domain_auc
 from training.examples import Examples
 from training.fit import EpochRecord, predict_logits
 from training.judgement import judge_classes, judge_numbers, judge_votes
 from training.metrics import per_class_recall
 from training.networks import build
-from training.transfer import Transfer, Transferred, transfer
+from training.transfer import Transfer, Transferred, features_of, transfer
 
 from ..errors import RefusedError
 from ..specs.training import FitsJob, TrainingJob
@@ -68,6 +69,11 @@ _BY_OUTPUT = {
     "r_squared": "share of the variance that is explained",
 }
 """Numbers that judge a fit, as `training.judgement` names them."""
+_OF_DOMAINS = {
+    "domain_auc": "how well a linear classifier tells features of the test set from those of it: "
+    "area under the ROC curve, 0.5 if there is no gap"
+}
+"""What is asked of further surveys only."""
 _ENDS = {"": "", "_low": ": 2.5 % of resamples are below", "_high": ": 2.5 % are above"}
 """What follows the name of a number, and of the ends of its interval."""
 
@@ -221,6 +227,8 @@ class OpenTraining:
             for name, test in tests.items()
             if len(test)
         }
+        gaps = _domain_gaps(network, tests, job.split.seed)
+        judged = {name: numbers | gaps.get(name, {}) for name, numbers in judged.items()}
         weights, sha256 = weights_bytes(network)
         values = {
             "best_epoch": best_epoch,
@@ -325,11 +333,33 @@ def _judge(
     return judge_classes(wanted, outputs, job.classes, temperature, job.split.seed)
 
 
+def _domain_gaps(
+    network: nn.Module, tests: Mapping[str, Examples], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Say how far further surveys are from the test set; nothing of a head that is not linear."""
+    found: dict[str, dict[str, Any]] = {}
+    if len(tests) == 1 or min(map(len, tests.values())) < FEWEST:
+        return found
+    try:
+        features = {
+            name: np.asarray(features_of(network, test).images)[:, :, 0, 0]
+            for name, test in tests.items()
+        }
+    except ValueError:
+        return found
+    ours = features.pop("test")
+    return {
+        name: {"domain_auc": asdict(domain_auc(ours, theirs, seed))}
+        for name, theirs in features.items()
+    }
+
+
 def _measure_specs(job: FitsJob, test: str) -> list[ArraySpec]:
     """Describe the numbers that judge a fit by one test set."""
     where = "the test set" if test == "test" else f"survey {test}"
     classes = len(job.classes)
     overall = {} if job.target_columns else _OVERALL
+    overall = overall if test == "test" else overall | _OF_DOMAINS
     by_class = _BY_OUTPUT if job.target_columns else _BY_CLASS
     found = []
     for end, extent in _ENDS.items():
@@ -362,7 +392,7 @@ def _measures(judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for test, numbers in judged.items():
         for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
-            for name in _OVERALL.keys() & numbers.keys():
+            for name in (_OVERALL | _OF_DOMAINS).keys() & numbers.keys():
                 found[f"{test}_{name}{end}"] = _number(numbers[name][part])
             for name in (_BY_CLASS | _BY_OUTPUT).keys() & numbers.keys():
                 row = [_number(entry[part]) for entry in numbers[name].values()]

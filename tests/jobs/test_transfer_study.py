@@ -41,5 +41,5 @@ def test_few_labels_repair_what_a_new_survey_breaks_and_the_old_one_is_forgotten
     assert target["all", 80] > target["scratch", 80] + 0.05
     # Labels help a new network more.
     assert target["scratch", 320] > target["scratch", 80] + 0.05
-    assert kept["all", 80] < on_a - 0.05
+    assert kept["all", 320] < on_a - 0.1
     assert (run / "report/index.html").exists()

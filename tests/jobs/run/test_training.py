@@ -311,6 +311,9 @@ output: run
     assert trained[0] == 4 * 64 + 4 < trained[2] < trained[4] == trained[6]
     assert np.isfinite(fit["a_accuracy"].values).all()
     assert fit["a_confusion"].values.sum(axis=(1, 2)).tolist() == [48] * 8
+    gap, low, high = (fit[f"a_domain_auc{end}"].values for end in ("", "_low", "_high"))
+    assert ((low <= gap) & (gap <= high) & (low >= 0) & (high <= 1)).all()
+    assert "test_domain_auc" not in fit
     page = write_report([run], tmp_path / "report.html").read_text()
     assert "Accuracy against training_objects" in page
     with pytest.raises(RefusedError, match="architecture: timm:resnet18 is not that of start"):
