@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 import numpy as np
 import pytest
 import torch
-from conformance.networks import CLASSES, SIZE, TIMM, TORCHVISION, ZOOBOT, some_images
+from conformance.networks import CLASSES, FAMILY, SIZE, TIMM, TORCHVISION, ZOOBOT, some_images
 
 from attribution import (
     ActivationAtlas,
@@ -41,8 +41,13 @@ from attribution.layers import layer_shapes
 from attribution.partials import Partial
 from attribution.registry import METHODS
 
-EXAMPLES = (*TORCHVISION, *TIMM, *ZOOBOT)
-THOROUGH = ("torchvision:resnet18", "torchvision:mobilenet_v2", "zoobot:convnext_atto")
+EXAMPLES = (*TORCHVISION, *TIMM, *ZOOBOT, *FAMILY)
+THOROUGH = (
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+    "zoobot:convnext_atto",
+    "occulta:cnn",
+)
 """Networks on which every run of the tests tries every method."""
 QUICK = ("occlusion", "gradient_x_input", "deconvnet", "mc_dropout")
 """Methods that every run of the tests tries on the others of torchvision's."""

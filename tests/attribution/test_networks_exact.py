@@ -10,7 +10,7 @@ import captum.attr
 import numpy as np
 import pytest
 import torch
-from conformance.networks import SIZE, TIMM, TORCHVISION, ZOOBOT, some_images
+from conformance.networks import FAMILY, SIZE, TIMM, TORCHVISION, ZOOBOT, some_images
 from torch import nn
 from torchvision.models import DenseNet
 
@@ -41,7 +41,12 @@ from attribution.explain import make_batch
 from attribution.randomness import key
 
 TOLERANCE = 1e-6
-FAST = ("torchvision:densenet121", "torchvision:mobilenet_v2", "zoobot:convnext_atto")
+FAST = (
+    "torchvision:densenet121",
+    "torchvision:mobilenet_v2",
+    "zoobot:convnext_atto",
+    "occulta:cnn",
+)
 """Networks that every run of the tests tries: a function in place, ReLU6, and dropout with GELU."""
 TARGETS = (1, 3)
 
@@ -74,7 +79,7 @@ class Opened:
         return gradient
 
 
-@pytest.fixture(scope="module", params=[marked(e) for e in (*TORCHVISION, *TIMM, *ZOOBOT)])
+@pytest.fixture(scope="module", params=[marked(e) for e in (*TORCHVISION, *TIMM, *ZOOBOT, *FAMILY)])
 def opened(request):
     return Opened(request.param)
 

@@ -32,9 +32,11 @@ class Example:
     """Its nonlinearity."""
     dropout: bool = False
     """Whether there is active dropout."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further arguments of the architecture."""
 
     def __str__(self) -> str:
-        return self.architecture
+        return "-".join([self.architecture, *(str(value) for _, value in self.options)])
 
     @property
     def is_rectified(self) -> bool:
@@ -45,7 +47,7 @@ class Example:
         """Build it, the same each time, in evaluation mode."""
         with torch.random.fork_rng(), reproducible():
             torch.manual_seed(0)
-            network = build(self.architecture, CLASSES)
+            network = build(self.architecture, CLASSES, options=dict(self.options))
             _scale_blocks(network)
             _measure_norms(network)
         return network.eval().requires_grad_(False)
@@ -70,6 +72,13 @@ TIMM = (
     Example("timm:mobilenetv2_100", "conv_stem", "bn2", "relu6"),
 )
 ZOOBOT = (Example("zoobot:convnext_atto", "encoder.stem.0", "encoder.stages.3", "gelu", True),)
+
+_PLAIN = (("style", "vgg"), ("dropout_place", "both"))
+_RESIDUAL = (("style", "resnet"), ("residual", True), ("dropout", 0.0))
+FAMILY = (
+    Example("occulta:cnn", "stages.0.0.body.0", "stages.3", dropout=True, options=_PLAIN),
+    Example("occulta:cnn", "stages.0.0.body.0", "stages.3", options=_RESIDUAL),
+)
 
 
 def some_images(count: int, seed: int = 1) -> Tensor:
