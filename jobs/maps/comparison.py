@@ -113,7 +113,7 @@ def draw_difference(found: Comparison, maps: ComparedMaps) -> bytes:
     )
     with styled(LIGHT):
         figure = Figure(
-            figsize=(8.4, 2.05 * len(shown) + 0.7),
+            figsize=(8.4, 2.05 * len(shown) + 1.2),
             dpi=110,
             facecolor=LIGHT.ground,
             layout="constrained",
@@ -122,7 +122,7 @@ def draw_difference(found: Comparison, maps: ComparedMaps) -> bytes:
         for row, group in enumerate(shown):
             for column, (title, values, scale) in enumerate(columns):
                 axes = grid[row, column]
-                axes.imshow(
+                drawn = axes.imshow(
                     values[group], cmap=SIGNED, vmin=-scale, vmax=scale, origin=found.origin
                 )
                 axes.set_xticks([])
@@ -133,8 +133,15 @@ def draw_difference(found: Comparison, maps: ComparedMaps) -> bytes:
                     axes.set_ylabel(
                         f"{found.groups[group]}\nN = {maps.number[group]:,}", fontsize=8
                     )
+                if row == len(shown) - 1 and column % 2:
+                    # Each two columns share a scale.
+                    bar = figure.colorbar(
+                        drawn, ax=grid[:, column - 1 : column + 1], location="bottom", aspect=40
+                    )
+                    bar.set_label("share of the attribution", fontsize=8)
+                    bar.ax.tick_params(labelsize=7)
         target = f", target {maps.target}" if maps.target else ""
-        figure.suptitle(f"Mean {maps.name.replace('_', ' ')}{target}: share per pixel", fontsize=11)
+        figure.suptitle(f"Mean {maps.name.replace('_', ' ')}{target}", fontsize=11)
         return png(figure)
 
 
