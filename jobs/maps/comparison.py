@@ -140,6 +140,7 @@ def draw_difference(found: Comparison, maps: ComparedMaps) -> bytes:
                     )
                     bar.set_label("share of the attribution", fontsize=8)
                     bar.ax.tick_params(labelsize=7)
+                    bar.ax.locator_params(nbins=4)
         target = f", target {maps.target}" if maps.target else ""
         figure.suptitle(f"Mean {maps.name.replace('_', ' ')}{target}", fontsize=11)
         return png(figure)
