@@ -92,7 +92,7 @@ def learning_curve(
         settings = FitSettings(**{**vars(SETTINGS), "seed": seed})
         with tempfile.TemporaryDirectory() as folder:
             transfer(network, some, validation, settings, Transfer("all"), Path(folder))
-        predicted = predict_logits(network, test.images).argmax(axis=1)
+        predicted = predict_logits(network, test).argmax(axis=1)
         curve.append(float(np.mean(predicted == np.asarray(test.labels))))
     return curve
 
@@ -123,7 +123,7 @@ def main() -> None:
         observe("B", int(stop - size), int(stop))
         for stop, size in zip(stops, (POOL, VALIDATION, TEST), strict=True)
     )
-    before = predict_logits(source, test.images).argmax(axis=1)
+    before = predict_logits(source, test).argmax(axis=1)
     zero = float(np.mean(before == np.asarray(test.labels)))
     found = {
         name: np.array(

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .examples import Rows, Source, read_ahead, rows_of
+from .examples import Rows, Source, read_ahead
 from .losses import Objective
 from .processes import Processes
 
@@ -19,18 +19,16 @@ _ALONE = Processes()
 
 
 def predict_logits(
-    network: nn.Module, images: npt.NDArray[np.float32] | Tensor, batch_size: int = _BATCH
+    network: nn.Module, source: Source, batch_size: int = _BATCH
 ) -> npt.NDArray[np.float32]:
-    """Return the logits (N, K), float32, of images (N, C, H, W), in evaluation mode.
+    """Return the logits (N, K), float32, of all objects, in evaluation mode.
 
     The network's mode is put back afterwards.
     """
     device = device_of(network)
-    with evaluating(network):
-        parts = [
-            network(rows_of(images, rows).to(device)).float().cpu()
-            for rows in _spans(np.arange(len(images)), batch_size)
-        ]
+    batches = _spans(np.arange(len(source)), batch_size)
+    with evaluating(network), closing(read_ahead(source, batches)) as ahead:
+        parts = [network(images.to(device)).float().cpu() for images, _ in ahead]
     logits: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
 

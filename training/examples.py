@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
+
+_BLOCK = 512
+"""Objects whose images are copied at a time to be hashed."""
 
 
 class Source(Protocol):
@@ -73,21 +76,72 @@ class Examples:
             raise ValueError(
                 f"{part} set has {len(images)} images and {len(labels)} labels; give one for each"
             )
-        if len(images) < least:
-            raise ValueError(
-                f"{part} set has {len(images)} images, it needs {least} or more; "
-                "add objects or lower batch_size"
-            )
+        _check_number(part, len(images), least)
 
     def digest(self) -> str:
         """Return a sha256 over images and labels."""
         digest = hashlib.sha256()
         for array in (self.images, self.labels):
             plain = array.cpu().numpy() if isinstance(array, Tensor) else array
-            whole = np.ascontiguousarray(plain)
-            digest.update(f"{whole.dtype.str}{whole.shape}".encode())
-            digest.update(whole.data)
+            _add(digest, plain.dtype, plain.shape, [plain])
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SelectedExamples:
+    """Some of many labelled images, which stay where they are: in memory or in a mapped file."""
+
+    images: npt.NDArray[np.float32]
+    """All of them, float32 (M, C, H, W)."""
+    rows: Rows
+    """Which are meant (N,)."""
+    labels: npt.NDArray[Any]
+    """Of these: class indices (N,), or votes or numbers (N, K)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Rows) -> Batch:
+        """Return some images and labels."""
+        return rows_of(self.images, self.rows[rows]), rows_of(self.labels, rows)
+
+    def targets(self) -> npt.NDArray[Any]:
+        """Return all labels."""
+        return self.labels
+
+    def check(self, part: str, least: int) -> None:
+        """Raise ValueError unless there are so many images, each with a label."""
+        Examples(self.images[:0], self.labels[:0]).check(part, 0)
+        _check_number(part, len(self), least)
+
+    def digest(self) -> str:
+        """Return the sha256 that `Examples` with copies would have."""
+        digest = hashlib.sha256()
+        shape = (len(self.rows), *self.images.shape[1:])
+        spans = np.split(self.rows, range(_BLOCK, len(self.rows), _BLOCK))
+        _add(digest, self.images.dtype, shape, (self.images[span] for span in spans))
+        _add(digest, self.labels.dtype, self.labels.shape, [self.labels])
+        return digest.hexdigest()
+
+
+def _add(
+    digest: hashlib._Hash,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    blocks: Iterable[npt.NDArray[Any]],
+) -> None:
+    """Add an array that comes in blocks of rows to a digest."""
+    digest.update(f"{dtype.str}{shape}".encode())
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block).data)
+
+
+def _check_number(part: str, number: int, least: int) -> None:
+    if number < least:
+        raise ValueError(
+            f"{part} set has {number} images, it needs {least} or more; "
+            "add objects or lower batch_size"
+        )
 
 
 def rows_of(array: npt.NDArray[Any] | Tensor, rows: Rows) -> Tensor:

@@ -86,8 +86,7 @@ class OpenDiagnostics(OpenTraining):
         job = self._work.fits[number]
         labelled = self._read(job, "")
         batch = labelled.parts(job).train
-        images = torch.from_numpy(batch.images[: how.objects])
-        labels = torch.from_numpy(np.asarray(batch.labels[: how.objects]))
+        images, labels = batch.take(np.arange(min(how.objects, len(batch))))
         device = self._work.device
         with threads(job.execution.threads), torch.random.fork_rng():
             torch.manual_seed(job.fit.seed)  # of dropout

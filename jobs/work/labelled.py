@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.errors import StorageError
 from cluster.unit import ObjectFailure
-from training.fit import Examples
+from training.examples import SelectedExamples
 from training.neighbours import sky_groups
 from training.splits import Split, folds, nested_subsets, split
 
@@ -20,6 +24,8 @@ from ..specs.training import TrainingJob
 from ..survey import Cutout, Preprocess, Survey, open_reader
 from .targets import strata, targets_of
 
+HELD_BYTES = 2 << 30
+"""Images of more bytes are kept in a file while a network learns from them."""
 _BLOCK = 512
 """Objects whose cutouts are held beside the network's inputs while they are read."""
 
@@ -28,9 +34,9 @@ _BLOCK = 512
 class Parts:
     """What a fit learns from, stops by, and is judged by."""
 
-    train: Examples
-    validation: Examples
-    test: Examples
+    train: SelectedExamples
+    validation: SelectedExamples
+    test: SelectedExamples
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Labelled:
 
     ids: list[str]
     images: NDArray[np.float32]
-    """(N, C, H, W), as the network sees them."""
+    """(N, C, H, W), as the network sees them; in a mapped file if they are many."""
     labels: NDArray[Any]
     """Positions among the job's classes (N,), or votes or numbers (N, K)."""
     places: NDArray[np.float64]
@@ -74,9 +80,10 @@ class Labelled:
             raise RefusedError(f"{error} ({len(self.failures)} objects were left out)") from error
         return parts
 
-    def some(self, rows: NDArray[np.int64] | slice = slice(None)) -> Examples:
+    def some(self, rows: NDArray[np.int64] | slice = slice(None)) -> SelectedExamples:
         """Return some objects; by default all."""
-        return Examples(self.images[rows], self.labels[rows])
+        chosen = np.arange(len(self.ids))[rows]
+        return SelectedExamples(self.images, chosen, self.labels[chosen])
 
     def _split(self, job: TrainingJob) -> Split:
         ids, labels, spec = self.ids, strata(job, self.labels), job.split
@@ -138,7 +145,7 @@ def read_labelled(
     refused = {failure.index: failure for failure in survey.catalogue.failures()}
     failures = [refused[row] for row in rows if row in refused]
     good = [row for row in rows if row not in refused]
-    images = np.empty((len(good), bands, *preprocess.output_shape((shape[0], shape[1]))), "f4")
+    images = _ImageStack(len(good), (bands, *preprocess.output_shape((shape[0], shape[1]))))
     ids: list[str] = []
     used: list[int] = []
     for start in range(0, len(good), _BLOCK):
@@ -146,7 +153,7 @@ def read_labelled(
         block = survey.catalogue.take(numbers)
         for row, name, answer in zip(numbers, block.ids, reader.read(block), strict=True):
             if isinstance(answer, Cutout):
-                images[len(ids)] = preprocess.apply(answer.pixels)
+                images.add(preprocess.apply(answer.pixels))
                 ids.append(name)
                 used.append(row)
             else:
@@ -154,4 +161,62 @@ def read_labelled(
     failures.sort(key=lambda failure: failure.index)
     learnt = survey.catalogue.take(used)
     places = np.stack([learnt.table[name].to_numpy() for name in ("ra", "dec")], axis=1)
-    return Labelled(ids, images[: len(ids)], targets_of(job, learnt), places, failures)
+    return Labelled(ids, images.whole(), targets_of(job, learnt), places, failures)
+
+
+class _ImageStack:
+    """Images one upon the other: in memory or, if they are many, in a file without a name.
+
+    The file is in the node's folder for temporary files, and goes with the process. The operating
+    system keeps in memory of it what there is room for.
+    """
+
+    def __init__(self, most: int, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._number = 0
+        self._held = np.empty((0, *shape), np.float32)
+        self._file: IO[bytes] | None = None
+        if 4 * most * math.prod(shape) > HELD_BYTES:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - mapped as long as it is used
+        else:
+            self._held = np.empty((most, *shape), np.float32)
+
+    def add(self, image: NDArray[np.float32]) -> None:
+        """Put an image on top.
+
+        Raises
+        ------
+        StorageError
+            If the file can't be written.
+        """
+        if self._file is None:
+            self._held[self._number] = image
+        else:
+            with _kept():
+                self._file.write(np.ascontiguousarray(image, np.float32).data)
+        self._number += 1
+
+    def whole(self) -> NDArray[np.float32]:
+        """Return all images (N, C, H, W).
+
+        Raises
+        ------
+        StorageError
+            As of `add`.
+        """
+        if self._file is None or not self._number:
+            return self._held[: self._number]
+        with _kept():
+            self._file.flush()
+        return np.memmap(self._file, np.float32, mode="r", shape=(self._number, *self._shape))
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{tempfile.gettempdir()}: images to learn from can't be kept there "
+            f"({error.strerror or error}); free space, or set TMPDIR to a larger disk"
+        ) from error

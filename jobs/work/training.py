@@ -26,7 +26,7 @@ from training.blocks import replace_head
 from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, load_pretrained, weights_bytes
 from training.domain_gap import FEWEST, domain_auc
-from training.examples import Examples
+from training.examples import Source
 from training.fit import EpochRecord, predict_logits
 from training.judgement import judge_classes, judge_numbers, judge_votes
 from training.metrics import per_class_recall
@@ -217,10 +217,10 @@ class OpenTraining:
         temperature = 1.0
         if not job.target_columns:
             temperature = fit_temperature(
-                np.asarray(parts.validation.labels),
-                predict_logits(network, parts.validation.images),
+                parts.validation.targets(),
+                predict_logits(network, parts.validation),
             )
-        tests = {"test": parts.test}
+        tests: dict[str, Source] = {"test": parts.test}
         tests |= {name: self._read(job, name).some() for name in job.also_test}
         judged = {
             name: _judge(job, network, test, temperature, result.fit.loss)
@@ -319,12 +319,12 @@ def _train(job: TrainingJob, network: nn.Module, parts: Parts, files: FitFiles) 
 def _judge(
     job: TrainingJob,
     network: nn.Module,
-    test: Examples,
+    test: Source,
     temperature: float,
     loss: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Judge a network by all numbers that its kind of targets has."""
-    outputs, wanted = predict_logits(network, test.images), np.asarray(test.labels)
+    outputs, wanted = predict_logits(network, test), test.targets()
     if job.are_votes:
         return judge_votes(wanted, outputs, job.classes, job.fit.questions, job.split.seed)
     if job.target_columns:
@@ -334,7 +334,7 @@ def _judge(
 
 
 def _domain_gaps(
-    network: nn.Module, tests: Mapping[str, Examples], seed: int
+    network: nn.Module, tests: Mapping[str, Source], seed: int
 ) -> dict[str, dict[str, Any]]:
     """Say how far further surveys are from the test set; nothing of a head that is not linear."""
     found: dict[str, dict[str, Any]] = {}

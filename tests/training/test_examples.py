@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.examples import read_ahead
+from training.examples import Examples, SelectedExamples, read_ahead
 
 BATCHES = [np.array([n, n + 1]) for n in range(0, 20, 2)]
 LONG = 60.0
@@ -29,6 +29,29 @@ class Watched:
         self.taken.append(int(rows[0]))
         self.read.release()
         return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(rows)
+
+
+@pytest.mark.parametrize("number", [0, 3, 700])
+def test_selected_examples_are_like_copies_of_them(number):
+    random = np.random.default_rng(0)
+    images = random.random((800, 2, 3, 3), dtype=np.float32)
+    labels = random.integers(0, 4, 800)
+    rows = random.permutation(800)[:number]
+    chosen = SelectedExamples(images, rows, labels[rows])
+    copies = Examples(images[rows], labels[rows])
+    assert len(chosen) == len(copies) == number
+    assert chosen.digest() == copies.digest()
+    some = np.arange(number)[::2]
+    for one, other in zip(chosen.take(some), copies.take(some), strict=True):
+        assert torch.equal(one, other)
+    np.testing.assert_array_equal(chosen.targets(), copies.targets())
+    with pytest.raises(ValueError, match=f"training set has {number} images, it needs 800"):
+        chosen.check("training", 800)
+
+
+def test_selected_images_of_another_type_are_refused():
+    with pytest.raises(ValueError, match="give float32"):
+        SelectedExamples(np.zeros((3, 1, 4, 4)), np.arange(2), np.arange(2)).check("training", 1)
 
 
 def reading():

@@ -107,7 +107,7 @@ def test_it_learns_an_easy_task(easy_examples, tmp_path):
     network = new_network()
     fit(network, easy_examples(200, 1), easy_examples(50, 2), SETTINGS, tmp_path)
     held_out = easy_examples(200, 3)
-    predicted = predict_logits(network, held_out.images).argmax(1)
+    predicted = predict_logits(network, held_out).argmax(1)
     assert accuracy(held_out.labels, predicted) > 0.9
 
 
@@ -136,7 +136,7 @@ def test_the_gap_compares_losses_that_are_evaluated_alike(parts, undisturbed, tm
     best = result.history[result.best_epoch - 1]
     losses = []
     for part in parts:
-        logits = torch.from_numpy(predict_logits(network, part.images))
+        logits = torch.from_numpy(predict_logits(network, part))
         losses.append(
             float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(part.labels)))
         )
@@ -374,7 +374,7 @@ def test_best_weights_come_back_after_early_stopping(parts, tmp_path):
     losses = [record.validation_loss for record in result.history]
     assert int(np.argmin(losses)) + 1 == result.best_epoch
     assert network_digest(network) == digests[result.best_epoch - 1]
-    logits = torch.from_numpy(predict_logits(network, swapped.images))
+    logits = torch.from_numpy(predict_logits(network, swapped))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(swapped.labels))
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
 
@@ -417,12 +417,11 @@ def test_a_batch_of_one_is_never_left_over(easy_examples, tmp_path):
 
 def test_predictions_do_not_depend_on_mode_or_batch(parts):
     network = new_network().train()
-    images = parts[0].images
-    whole = predict_logits(network, images)
+    whole = predict_logits(network, parts[0])
     assert whole.shape == (100, 2)
     assert network.training
-    np.testing.assert_allclose(predict_logits(network, images, batch_size=7), whole, atol=1e-5)
-    np.testing.assert_allclose(predict_logits(network.eval(), images), whole, atol=1e-5)
+    np.testing.assert_allclose(predict_logits(network, parts[0], batch_size=7), whole, atol=1e-5)
+    np.testing.assert_allclose(predict_logits(network.eval(), parts[0]), whole, atol=1e-5)
 
 
 def test_learning_rate_schedules():
@@ -494,7 +493,7 @@ def test_read_only_arrays_are_data_too(parts, tmp_path):
         part.labels.flags.writeable = False
     network = new_network()
     fit(network, *parts, replace(SETTINGS, epochs=1), tmp_path)
-    assert predict_logits(network, parts[1].images).shape == (40, 2)
+    assert predict_logits(network, parts[1]).shape == (40, 2)
 
 
 def test_tensors_train_like_arrays(parts, undisturbed, tmp_path):

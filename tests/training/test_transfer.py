@@ -123,7 +123,7 @@ def test_features_are_what_the_last_layer_sees(parts):
     assert features.images.shape == (80, 64, 1, 1)
     weight, bias = (part.detach().numpy() for part in network.head[4].parameters())
     logits = features.images[:, :, 0, 0] @ weight.T + bias
-    np.testing.assert_allclose(logits, predict_logits(network, parts[0].images), atol=1e-5)
+    np.testing.assert_allclose(logits, predict_logits(network, parts[0]), atol=1e-5)
     assert network.training
 
 

@@ -1,13 +1,16 @@
 """Training runs: what they leave, how they go on after a kill, what they refuse and leave out."""
 
 import csv
+import errno
 import hashlib
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -19,7 +22,7 @@ import xarray as xr
 import yaml
 import zarr
 
-from cluster.errors import RunBusyError
+from cluster.errors import OccultaError, RunBusyError
 from cluster.events import RunEnded, RunFinished, RunStarted, UnitCommitted
 from cluster.ledger import Lease
 from cluster.pool import SerialPool
@@ -31,9 +34,11 @@ from jobs.run.local import run_on_ray
 from jobs.run.status import read_status
 from jobs.run.verify import repair_run, verify_run
 from jobs.specs.load import load_job, make_job
+from jobs.work import labelled
 from jobs.work.labelled import Labelled
 from jobs.work.training import OpenTraining, TrainingFailedError
 from training.checkpoints import load_card, load_weights
+from training.examples import Examples
 from training.fit import predict_logits
 from training.fit_state import FitState
 from training.networks import build
@@ -185,7 +190,8 @@ def test_outputs_are_in_the_order_of_the_classes(folder, tmp_path):
     network = build("occulta:small_cnn", 3, 3, {"dropout": 0.0})
     load_weights(network, run / "weights.safetensors")
     images = np.stack([fits.getdata(tmp_path / f"cutouts/g{n}.fits") for n in range(3)])
-    logits = predict_logits(network, np.arcsinh(images / 0.1).astype(np.float32))
+    inputs = np.arcsinh(images / 0.1).astype(np.float32)
+    logits = predict_logits(network, Examples(inputs, np.arange(3)))
     assert logits.argmax(axis=1).tolist() == [0, 1, 2]
     assert load_card(run / "card.json").metrics["test"]["accuracy"]["value"] == 1.0
 
@@ -338,6 +344,34 @@ def test_an_encoder_from_elsewhere_is_kept_and_gets_a_head(folder, tmp_path):
         load_job(tmp_path / "both.yaml", changes)
 
 
+def test_more_images_than_are_held_in_memory_are_learned_from_a_file(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled, "HELD_BYTES", 1000)
+    mapped = []
+    read = labelled.read_labelled
+
+    def watched(*given):
+        found = read(*given)
+        mapped.append(isinstance(found.images, np.memmap))
+        return found
+
+    monkeypatch.setattr("jobs.work.training.read_labelled", watched)
+    job = job_of(folder, output=tmp_path / "run")
+    assert weights(train(job)) == weights(folder / "train")
+    assert mapped == [True]
+
+
+def test_a_disk_that_is_full_of_images_is_told_in_one_line(folder, tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(labelled, "HELD_BYTES", 1000)
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    job = job_of(folder, output=tmp_path / "run")
+    with pytest.raises(OccultaError, match=r"No space left on device.*; free space, or set TMPDIR"):
+        train(job)
+
+
 def test_copies_of_a_galaxy_are_in_one_part(folder, tmp_path):
     job = job_of(folder, "split={separation: 10.0}", output=tmp_path / "run")
     places = np.repeat(np.arange(40.0), 2)[:, None] * [1.0, 0.5]
@@ -345,7 +379,7 @@ def test_copies_of_a_galaxy_are_in_one_part(folder, tmp_path):
     images = np.arange(80, dtype=np.float32).reshape(80, 1, 1, 1)
     parts = Labelled(ids, images, labels, places, []).parts(job)
     galaxies = [
-        {int(x) // 2 for x in part.images.ravel()}
+        {int(x) // 2 for x in part.images[part.rows].ravel()}
         for part in (parts.train, parts.validation, parts.test)
     ]
     assert sum(map(len, galaxies)) == 40
@@ -698,9 +732,7 @@ def test_a_network_learns_numbers_in_their_own_units(folder, voted, tmp_path):
     load_weights(network, run / "weights.safetensors", card.sha256)
     parts = OpenTraining(plan_job(job.model_copy(update={"output": str(tmp_path / "x")})).workload)
     test = parts._read(job, "").parts(job).test
-    numbers = (
-        predict_logits(network, test.images)[:, 0] * card.loss["std"][0] + card.loss["mean"][0]
-    )
+    numbers = predict_logits(network, test)[:, 0] * card.loss["std"][0] + card.loss["mean"][0]
     error = np.sqrt(np.mean((numbers - np.asarray(test.labels)[:, 0]) ** 2))
     stored = card.metrics["test"]["root_mean_squared_error"]["flux"]["value"]
     assert stored == pytest.approx(error, rel=1e-5)
