@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +49,19 @@ def read_judgement(run: Place) -> Judgement | None:
         card = json.loads((run / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    # The file has its names in alphabetical order.
     judged = {
         "test set" if name == "test" else name: numbers
-        for name, numbers in card["metrics"].items()
+        for name, numbers in sorted(card["metrics"].items(), key=lambda item: item[0] != "test")
         if isinstance(numbers, Mapping)
     }
     if not judged:
         return None
     rows = []
     for name, words in _WORDS.items():
-        found = [dict(_numbers(numbers.get(name), words)) for numbers in judged.values()]
+        found = [
+            dict(_numbers(numbers.get(name), words, card["classes"])) for numbers in judged.values()
+        ]
         titles = dict.fromkeys(title for entry in found for title in entry)
         rows += [(title, tuple(_written(entry.get(title)) for entry in found)) for title in titles]
     confusions = tuple(
@@ -70,15 +73,17 @@ def read_judgement(run: Place) -> Judgement | None:
     return Judgement(tuple(judged), objects, tuple(rows), confusions, _reading(judged))
 
 
-def _numbers(found: Any, words: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _numbers(
+    found: Any, words: str, classes: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name a number, or that of each class."""
     if found is None:
         return
     if "value" in found:
         yield words, found
         return
-    for name, entry in found.items():
-        yield f"{words}, {name}", entry
+    for name in classes:
+        yield f"{words}, {name}", found[name]
 
 
 def _written(entry: Mapping[str, Any] | None) -> tuple[float, str]:

@@ -182,8 +182,8 @@ def training(history: dict[str, list[float]]) -> str:
     text += f", at accuracy {history[accuracy][best]:.2f}." if accuracy else "."
     if "gap" in history and np.isfinite(history["gap"][best]):
         gap = history["gap"][best]
-        more = "above" if gap > 0 else "below"
-        text += f" There it is {abs(gap):.2f} {more} the loss of training objects, seen likewise."
+        more = f"{abs(gap):.2f} {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.005 else "at"
+        text += f" There it is {more} the loss of training objects, seen likewise."
     return text
 
 

@@ -20,9 +20,9 @@ def judge(shift, objects, seed):
     return judge_classes(labels, np.stack([-score, score], axis=1), CLASSES, resamples=50)
 
 
-def write_card(folder, metrics):
-    card = {"classes": CLASSES, "metrics": {"best_epoch": 3, "temperature": 1.0, **metrics}}
-    (folder / "card.json").write_text(json.dumps(card))
+def write_card(folder, metrics, classes=CLASSES):
+    card = {"classes": classes, "metrics": {"best_epoch": 3, "temperature": 1.0, **metrics}}
+    (folder / "card.json").write_text(json.dumps(card, sort_keys=True))
     return open_place(str(folder))
 
 
@@ -31,7 +31,7 @@ def test_the_table_has_the_numbers_of_the_card_with_their_intervals(tmp_path):
     random = np.random.default_rng(0)
     gap = domain_auc(random.standard_normal((50, 2)), random.standard_normal((50, 2)) + 2)
     other["domain_auc"] = vars(gap)
-    found = read_judgement(write_card(tmp_path, {"test": test, "b": other}))
+    found = read_judgement(write_card(tmp_path, {"b": other, "test": test}))
     assert found.parts == ("test set", "b")
     assert found.objects == (400, 300)
     rows = dict(found.rows)
@@ -54,7 +54,7 @@ def test_the_table_has_the_numbers_of_the_card_with_their_intervals(tmp_path):
 def test_numbers_have_no_accuracy_and_no_confusion(tmp_path):
     wanted = np.arange(20.0).reshape(10, 2)
     judged = judge_numbers(wanted, wanted + 0.1, ("mass", "redshift"), resamples=20)
-    found = read_judgement(write_card(tmp_path, {"test": judged}))
+    found = read_judgement(write_card(tmp_path, {"test": judged}, ("mass", "redshift")))
     assert dict(found.rows)["root mean squared error, mass"][0][0] == pytest.approx(0.1)
     assert not found.confusions
     assert found.reading == ""
