@@ -19,16 +19,16 @@ from training.augmentation import NO_AUGMENTATION
 from training.examples import Examples
 from training.fit import FitSettings, fit
 from training.networks import build
-from training.simulation import CLASSES, PREPROCESS, SURVEYS, simulate
+from training.simulation import CLASSES, PREPROCESS, SURVEYS, SurveyModel, simulate
 from training.transfer import Transfer, freedom_of, transfer
 
 RESULTS = Path(__file__).parent / "results" / "transfer.txt"
 SOURCE, TARGET, HELD_OUT, EPOCHS = 1500, 400, 400, 20
 
 
-def observe(survey: str, first: int, last: int) -> Examples:
+def observe(model: SurveyModel, first: int, last: int) -> Examples:
     """Simulate galaxies as a network sees them."""
-    block = simulate(SURVEYS[survey], 1, range(first, last))
+    block = simulate(model, 1, range(first, last))
     mean, std = (np.array(PREPROCESS[k], np.float32)[:, None, None] for k in ("mean", "std"))
     images = (np.arcsinh(block.images / np.float32(PREPROCESS["scale"])) - mean) / std
     labels = np.array([CLASSES.index(str(label)) for label in block.columns["label"]])
@@ -41,9 +41,12 @@ def main() -> None:
     torch.manual_seed(0)
     trained = build("occulta:small_cnn", len(CLASSES))
     with tempfile.TemporaryDirectory() as folder:
-        parts = observe("A", 0, SOURCE), observe("A", SOURCE, SOURCE + 200)
+        parts = observe(SURVEYS["A"], 0, SOURCE), observe(SURVEYS["A"], SOURCE, SOURCE + 200)
         fit(trained, *parts, FitSettings(epochs=5), Path(folder))
-    train, validation = observe("B", 0, TARGET), observe("B", TARGET, TARGET + HELD_OUT)
+    train, validation = (
+        observe(SURVEYS["B"], 0, TARGET),
+        observe(SURVEYS["B"], TARGET, TARGET + HELD_OUT),
+    )
     settings = FitSettings(
         epochs=EPOCHS, patience=EPOCHS, gap_objects=1, augmentation=NO_AUGMENTATION
     )

@@ -466,6 +466,15 @@ def select(
         list[Path] | None,
         typer.Option("--exclude", metavar="CSV", help="Objects with a label: a column id."),
     ] = None,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            "--draw",
+            metavar="SEED",
+            min=0,
+            help="Draw objects with probabilities that go with the number: they are less alike.",
+        ),
+    ] = None,
     partial: Partial = False,
     as_json: Json = False,
 ) -> None:
@@ -476,7 +485,7 @@ def select(
     from ..survey.ids import read_ids
 
     known = {name for path in exclude or () for name in read_ids(path)}
-    chosen = select_objects(_place(run_folder), by, count, known, partial=partial)
+    chosen = select_objects(_place(run_folder), by, count, known, draw=draw, partial=partial)
     text = selection_csv(chosen)
     if out is not None:
         write_at(out.absolute(), text.encode())

@@ -75,9 +75,14 @@ def select_objects(
     count: int,
     exclude: Collection[str] = (),
     *,
+    draw: int | None = None,
     partial: bool = False,
 ) -> list[Chosen]:
     """Return the objects of a run with the highest scores, the highest first.
+
+    The highest of many objects are often alike, so that each tells little beside the others. A draw
+    avoids that: objects are taken one after the other, with probabilities that go with their scores
+    (Kirsch et al. 2023, power acquisition).
 
     Of equal scores, the object that comes first in the catalogue is first. Objects without a score
     are left out, as are quarantined ones. Memory is that of a block of objects, and of the result.
@@ -93,6 +98,8 @@ def select_objects(
         How many.
     exclude
         Ids that are not to be chosen: they have a label.
+    draw
+        Seed of a draw; by default there is none.
     partial
         Choose among what an unfinished run has so far.
 
@@ -110,17 +117,21 @@ def select_objects(
         )
     score = _score(source, by)
     left_out = set(exclude)
-    best_score, best_row = np.empty(0), np.empty(0, np.int64)
+    random = None if draw is None else np.random.default_rng(draw)
+    best_merit, best_score, best_row = np.empty(0), np.empty(0), np.empty(0, np.int64)
     for rows in source.spans():
         found = np.where(source.status(rows) == COMPLETE, score(rows), np.nan)
         if left_out:
             ids = source.read("catalogue/id", rows)
             found[[str(name) in left_out for name in ids]] = np.nan
         known = np.flatnonzero(np.isfinite(found))
+        # Drawn for every row, so that neither the blocks nor what is excluded matter.
+        merit = found if random is None else _drawn(found, random)
+        best_merit = np.concatenate([best_merit, merit[known]])
         best_score = np.concatenate([best_score, found[known]])
         best_row = np.concatenate([best_row, known + rows.start])
-        order = np.lexsort((best_row, -best_score))[:count]
-        best_score, best_row = best_score[order], best_row[order]
+        order = np.lexsort((best_row, -best_merit))[:count]
+        best_merit, best_score, best_row = best_merit[order], best_score[order], best_row[order]
     if len(best_row) < count:
         raise RefusedError(
             f"--n {count}: {run} has {len(best_row)} objects with a {by} that are not excluded; "
@@ -132,6 +143,13 @@ def select_objects(
         name, ra, dec, predicted = described[int(row)]
         chosen.append(Chosen(rank, name, ra, dec, predicted, float(value)))
     return chosen
+
+
+def _drawn(scores: Floats, random: np.random.Generator) -> Floats:
+    """Return numbers whose order is that of a draw without putting back (Gumbel-top-k)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.log(np.maximum(scores, 0.0)) + random.gumbel(size=len(scores))
+    return found
 
 
 def selection_csv(chosen: Sequence[Chosen]) -> str:

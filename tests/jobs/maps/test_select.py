@@ -48,6 +48,33 @@ def test_the_highest_come_first_and_of_equal_ones_the_first(content, write_run, 
         assert entry.predicted == content.classes[content.logit[row].argmax()]
 
 
+def test_a_draw_takes_objects_as_often_as_their_scores_say(content, write_run):
+    run = write_run(content)
+    scores = content.entropy["mutual_information"].astype(float)
+    usable = (content.status == 1) & np.isfinite(scores)
+    place = {str(name): row for row, name in enumerate(content.id)}
+    first = [
+        place[select_objects(run, "mutual_information", 1, draw=seed)[0].id] for seed in range(300)
+    ]
+    shares = np.where(usable, scores, 0.0) / scores[usable].sum()
+    likely = shares > np.median(shares[usable])
+    assert np.mean(likely[first]) == pytest.approx(shares[likely].sum(), abs=0.08)
+
+
+def test_a_draw_depends_on_its_seed_alone(content, write_run, monkeypatch):
+    run = write_run(content)
+    found = []
+    for blocks in (1, 32):
+        monkeypatch.setattr(source, "MIN_BLOCKS", blocks)
+        found.append(select_objects(run, "mutual_information", 50, draw=3))
+    assert found[0] == found[1]
+    assert found[0] != select_objects(run, "mutual_information", 50, draw=4)
+    # What is left when some are excluded keeps its order.
+    excluded = {entry.id for entry in found[0][:10]}
+    rest = select_objects(run, "mutual_information", 40, excluded, draw=3)
+    assert [entry.id for entry in rest] == [entry.id for entry in found[0][10:]]
+
+
 def test_objects_with_a_label_are_excluded(content, write_run, tmp_path):
     run = write_run(content)
     first = select_objects(run, "mutual_information", 30)
