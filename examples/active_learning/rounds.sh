@@ -27,9 +27,9 @@ network=runs/labels/network
 before=0
 chosen=()
 echo "labels,by_mutual_information,at_random"
-for labels in 40 80 160 320 640; do
+for labels in 40 80 160 320; do
     occulta run unsure.yaml --set "network=$network" --out "runs/unsure-$labels" >&2
-    occulta select "runs/unsure-$labels" --by mutual_information --n $((labels - before)) \
+    occulta select "runs/unsure-$labels" --by mutual_information --draw 0 --n $((labels - before)) \
         "${chosen[@]/#/--exclude=}" --out "chosen-$labels.csv" >&2
     before=$labels
     chosen+=("chosen-$labels.csv")
