@@ -17,6 +17,7 @@ from jobs.run.execute import execute
 from jobs.specs.load import dump_job, load_job, make_job, parse_yaml
 from jobs.specs.template import job_template
 from jobs.specs.training import TrainingJob
+from training.galsim_telescope import GalSimTelescope
 from training.shortcut import Shortcut
 from training.simulation import SURVEYS, simulate
 
@@ -51,11 +52,13 @@ def test_the_section_takes_its_defaults_and_comes_back_whole(tmp_path):
 
 
 def test_the_template_shows_every_setting_with_its_default(tmp_path):
-    text = re.sub(r"shortcut: null +#.*", "shortcut:", job_template("simulation"))
+    text = re.sub(r"(shortcut|galsim): null +#.*", r"\1:", job_template("simulation"))
     job = load(tmp_path, re.sub(r"(?m)^#(  \w+:)", r"\1", text))
     assert job.shortcut == Shortcut("barred")
-    shown = parse_yaml((tmp_path / "job.yaml").read_text(), "x")["shortcut"]
-    assert list(shown) == [field.name for field in dataclasses.fields(Shortcut)]
+    assert job.galsim == GalSimTelescope()
+    shown = parse_yaml((tmp_path / "job.yaml").read_text(), "x")
+    for section, kind in (("shortcut", Shortcut), ("galsim", GalSimTelescope)):
+        assert list(shown[section]) == [field.name for field in dataclasses.fields(kind)]
 
 
 @pytest.mark.parametrize(
