@@ -231,8 +231,9 @@ def _plan_training(job: FitsJob, gpus: int) -> Plan:
     rows = learnable_rows(job, survey.catalogue)
     snapshot = survey.snapshot()
     survey_digest = snapshot.digest
-    if job.only:
-        listed = json.dumps([survey_digest, sorted(listed_ids(job))])
+    if job.only or job.also_train:
+        lists = [sorted(listed_ids(paths)) for paths in (job.only, job.also_train)]
+        listed = json.dumps([survey_digest, *lists])
         survey_digest = hashlib.sha256(listed.encode()).hexdigest()
     place = open_place(job.output)
     workload = (

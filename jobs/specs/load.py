@@ -170,6 +170,7 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
     if isinstance(job, FitsJob):
         updates["also_test"] = {name: survey_of(other) for name, other in job.also_test.items()}
         updates["only"] = tuple(resolve(path) for path in job.only)
+        updates["also_train"] = tuple(resolve(path) for path in job.also_train)
     if isinstance(job, TrainingJob):
         updates["start"] = network_of(job.start) if job.start else None
         if job.pretrained is not None:

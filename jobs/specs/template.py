@@ -124,6 +124,7 @@ options: {{}}                    # keyword arguments of the architecture
 classes: [smooth, featured]    # labels, in the order of the network's outputs
 target_columns: []             # in place of classes: columns of votes, or of numbers; see fit.loss
 only: []                       # CSV files with ids of the objects to learn from; by default all
+also_train: []                 # likewise, of objects for training alone, as `occulta select` chose
 preprocess:
 {textwrap.indent(_PREPROCESS, "  ")}\
 start: null                    # folder of a training run whose network to begin with

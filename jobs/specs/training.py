@@ -70,6 +70,9 @@ class FitsJob(JobSpec):
     only: tuple[str, ...] = ()
     """CSV files with a column id, as `occulta select` writes them: of the survey's objects, only
     those in one of them are used. By default all that have labels."""
+    also_train: tuple[str, ...] = ()
+    """CSV files likewise, of objects that are for training alone. Those that were chosen for being
+    uncertain belong here: a test set of them would judge another survey."""
     preprocess: PreprocessSpec = PreprocessSpec()
     """From survey pixels to network input."""
     split: SplitSpec = SplitSpec()

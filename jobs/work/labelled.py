@@ -22,7 +22,7 @@ from ..errors import RefusedError
 from ..specs.survey import SurveySpec
 from ..specs.training import TrainingJob
 from ..survey import Cutout, Preprocess, Survey, open_reader
-from .targets import strata, targets_of
+from .targets import listed_ids, strata, targets_of
 
 HELD_BYTES = 2 << 30
 """Images of more bytes are kept in a file while a network learns from them."""
@@ -86,11 +86,22 @@ class Labelled:
         return SelectedExamples(self.images, chosen, self.labels[chosen])
 
     def _split(self, job: TrainingJob) -> Split:
-        ids, labels, spec = self.ids, strata(job, self.labels), job.split
+        spec = job.split
         groups = self._groups(spec.separation) if spec.separation else None
+        chosen = listed_ids(job.also_train)
+        kept = np.array([name in chosen for name in self.ids], dtype=np.bool_)
+        if groups is not None:
+            # What is close to a training object must not judge.
+            kept = np.isin(groups, groups[kept])
+        rest = np.flatnonzero(~kept)
+        ids, labels = [self.ids[row] for row in rest], strata(job, self.labels[rest])
+        near = None if groups is None else groups[rest]
         if spec.folds is not None:
-            return folds(ids, labels, spec.folds, spec.seed, groups)[spec.fold]
-        return split(ids, labels, spec.seed, spec.shares, groups=groups)
+            found = folds(ids, labels, spec.folds, spec.seed, near)[spec.fold]
+        else:
+            found = split(ids, labels, spec.seed, spec.shares, groups=near)
+        train = np.sort(np.concatenate([np.flatnonzero(kept), rest[found.train]]))
+        return Split(train, rest[found.validation], rest[found.test])
 
     def _groups(self, separation: float) -> NDArray[np.int64]:
         """Return the group of each object; those without a place are alone."""
@@ -109,7 +120,7 @@ def check_counts(job: TrainingJob, count: int) -> None:
     RefusedError
         With the numbers.
     """
-    train = count * job.split.shares[0]
+    train = count if job.also_train else count * job.split.shares[0]
     if job.training_objects is not None:
         if job.training_objects > train + 1:
             raise RefusedError(

@@ -58,7 +58,7 @@ def learnable_rows(job: FitsJob, catalogue: Catalogue) -> list[int]:
     rows = target_rows(job, catalogue)
     if not job.only:
         return rows
-    wanted, ids = listed_ids(job), catalogue.ids
+    wanted, ids = listed_ids((*job.only, *job.also_train)), catalogue.ids
     found = [row for row in rows if ids[row] in wanted]
     if not found:
         raise RefusedError(
@@ -68,9 +68,15 @@ def learnable_rows(job: FitsJob, catalogue: Catalogue) -> list[int]:
     return found
 
 
-def listed_ids(job: FitsJob) -> set[str]:
-    """Return the ids that the job is restricted to."""
-    return {name for path in job.only for name in read_ids(Path(path))}
+def listed_ids(paths: Sequence[str]) -> set[str]:
+    """Return the ids that are in one of some CSV files.
+
+    Raises
+    ------
+    RefusedError
+        If one can't be read.
+    """
+    return {name for path in paths for name in read_ids(Path(path))}
 
 
 def targets_of(job: FitsJob, catalogue: Catalogue) -> NDArray[Any]:

@@ -634,6 +634,35 @@ def test_a_training_plan_counts_the_labelled_objects(folder):
     assert facts["parameters"] == [sum(p.numel() for p in network.parameters())]
 
 
+def test_chosen_objects_and_their_neighbours_never_judge(folder, tmp_path):
+    places = np.repeat(np.arange(40.0), 2)[:, None] * [1.0, 0.5]
+    ids, labels = [f"g{n}" for n in range(80)], np.arange(80) // 2 % 4
+    images = np.arange(80, dtype=np.float32).reshape(80, 1, 1, 1)
+    (tmp_path / "chosen.csv").write_text("id\n" + "".join(f"g{n}\n" for n in range(0, 40, 2)))
+    found = Labelled(ids, images, labels, places, [])
+    for separation, chosen in ((0.0, set(range(0, 40, 2))), (10.0, set(range(40)))):
+        changes = f"split={{separation: {separation}}}", f"also_train=[{tmp_path}/chosen.csv]"
+        parts = found.parts(job_of(folder, *changes, output=tmp_path / "run"))
+        train, *judges = (
+            set(part.rows.tolist()) for part in (parts.train, parts.validation, parts.test)
+        )
+        assert chosen <= train
+        assert not train & (judges[0] | judges[1])
+        assert sorted([*train, *judges[0], *judges[1]]) == list(range(80))
+        assert all(judges)
+
+
+def test_objects_for_training_alone_join_the_listed_ones(folder, tmp_path):
+    ids = xr.open_datatree(folder / "survey/results.zarr", engine="zarr")["catalogue/id"].values
+    for name, some in (("first", ids[:24]), ("chosen", ids[24:40])):
+        (tmp_path / f"{name}.csv").write_text("id\n" + "".join(f"{i}\n" for i in some))
+    lists = f"only=[{tmp_path}/first.csv]", f"also_train=[{tmp_path}/chosen.csv]"
+    run = train(job_of(folder, *lists, "fit.epochs=1", output=tmp_path / "run"))
+    assert read_status(run).objects["total"] == 40
+    test = load_card(run / "card.json").metrics["test"]["objects"]
+    assert 0 < test <= 6
+
+
 def test_nothing_but_the_listed_objects_is_learnt_from(folder, tmp_path):
     ids = xr.open_datatree(folder / "survey/results.zarr", engine="zarr")["catalogue/id"].values
     for name, some in (("one", ids[:20]), ("two", ids[16:32]), ("other", ["nobody"])):
