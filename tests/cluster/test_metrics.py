@@ -16,6 +16,7 @@ from cluster.metrics import RayMetrics
 from cluster.unit import ObjectFailure, UnitGrid
 from jobs.plan import Plan
 from jobs.run.local import run_on_ray
+from jobs.run.status import STORE
 from jobs.specs.jobs import SimulationJob
 
 OBJECTS, UNIT = 46, 4
@@ -108,7 +109,7 @@ def test_counters_equal_the_ledger_also_after_a_resume(address, tmp_path):
         "retries": sum(receipt.attempt - 1 for receipt in receipts),
         "forward": sum(receipt.forward for receipt in receipts),
         "backward": sum(range(1, OBJECTS, UNIT)),
-        "bytes": sum(path.stat().st_size for path in run.glob("results.zarr/work/*/c*")),
+        "bytes": sum(path.stat().st_size for path in (run / STORE / "work").glob("*/c*")),
         "seconds": sum(receipt.seconds for receipt in receipts),
     }
     assert expected["retries"] > 0
