@@ -109,6 +109,13 @@ class SelectedExamples:
         """Return all labels."""
         return self.labels
 
+    def sample(self, most: int, seed: int) -> SelectedExamples:
+        """Return so many of them by chance, or all if they are no more."""
+        if len(self) <= most:
+            return self
+        some = np.sort(np.random.default_rng(seed).permutation(len(self))[:most])
+        return SelectedExamples(self.images, self.rows[some], self.labels[some])
+
     def check(self, part: str, least: int) -> None:
         """Raise ValueError unless there are so many images, each with a label."""
         Examples(self.images[:0], self.labels[:0]).check(part, 0)

@@ -153,6 +153,10 @@ def compare_runs(
         return _sum_block(one, other, rows, partner[rows], targets, quantities)
 
     sums = reduce_blocks(one.spans(), leaf, _merge, on_progress)
+    if not sums.columns:
+        raise RefusedError(
+            f"{after}: no object has results in it and in {before}; see quarantine.csv of both"
+        )
     groups = (ALL, *one.classes)
     return Comparison(
         one,
@@ -224,6 +228,8 @@ def _sum_block(
     good = first.complete[matched] & second.complete[theirs]
     left_out["quarantined or pending in one of them"] = int((~good).sum())
     mine, theirs = matched[good], theirs[good]
+    if not len(mine):
+        return _Sums({}, {}, left_out)
     columns = _columns(one, other, (first, second), (mine, theirs))
     for name in quantities:
         quantity = one.quantities[name]
@@ -248,7 +254,7 @@ def _sum_block(
             for what, values in _similarity(*pair).items()
         }
         maps[name] = _map_sums(*pair, comparable, first.label[mine], len(one.classes))
-        left_out[f"{name}: explained for another class"] += int((~comparable).sum())
+        left_out[f"{name}: explained for another class, or not at all"] += int((~comparable).sum())
     return _Sums(columns, maps, left_out)
 
 

@@ -23,6 +23,7 @@ from .source import open_source
 
 COMPARE = "compare"
 """The folder in the run that is compared with an earlier one."""
+_STORE = "compare.zarr"
 _SEEN = 3.0
 """Differences below so many standard errors are left white in pictures."""
 _TOLD = 0.05
@@ -40,14 +41,18 @@ class ComparisonProduct:
 
 
 def write_comparison(found: Comparison, out: Place) -> ComparisonProduct:
-    """Write a comparison; a folder that is there is replaced when the new one is whole.
+    """Write a comparison; an older one that is there is replaced when the new one is whole.
 
     Raises
     ------
+    RefusedError
+        If something else is there.
     StorageError
         If it can't be written.
     """
-    names = ["compare.zarr", "objects.csv", "statistics.csv", *(f"{m}.png" for m in found.maps)]
+    if out.exists() and not (out / _STORE / "zarr.json").exists():
+        raise RefusedError(f"{out}: is there and no comparison; give another --out")
+    names = [_STORE, "objects.csv", "statistics.csv", *(f"{m}.png" for m in found.maps)]
     with new_folder(out) as folder:
         _write_store(found, folder / names[0])
         pd.DataFrame(dict(found.objects)).to_csv(folder / names[1], index=False)
@@ -61,7 +66,7 @@ def write_comparison(found: Comparison, out: Place) -> ComparisonProduct:
 
 def is_compared(before: Place, after: Place) -> bool:
     """Tell whether exactly these results are compared in the folder of the later run."""
-    store = after / COMPARE / "compare.zarr"
+    store = after / COMPARE / _STORE
     try:
         attributes = zarr.open_group(zarr_store(store), mode="r").attrs.asdict()
         runs = [open_source(run) for run in (before, after)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.place import Place
 
+from ..errors import RefusedError
 from ..work.fit_files import CARD
 from .figures import Confusion, shaded
 
@@ -44,11 +45,22 @@ class Judgement:
 
 
 def read_judgement(run: Place) -> Judgement | None:
-    """Read what the card of a single fit says; None if nothing judged it, or there is no card."""
+    """Read what the card of a single fit says; None if nothing judged it, or there is no card.
+
+    Raises
+    ------
+    RefusedError
+        If the card is damaged.
+    """
     try:
         card = json.loads((run / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"{run / CARD}: can't be read ({error}); make it again with `occulta verify {run} "
+            "--repair`"
+        ) from error
     # The file has its names in alphabetical order.
     judged = {
         "test set" if name == "test" else name: numbers

@@ -55,17 +55,17 @@ def learnable_rows(job: FitsJob, catalogue: Catalogue) -> list[int]:
     RefusedError
         If a class or a column is not there, or a list of objects can't be read or has none of them.
     """
-    rows = target_rows(job, catalogue)
-    if not job.only:
-        return rows
-    wanted, ids = listed_ids((*job.only, *job.also_train)), catalogue.ids
-    found = [row for row in rows if ids[row] in wanted]
-    if not found:
-        raise RefusedError(
-            f"only: {', '.join(job.only)} lists {len(wanted)} objects, none of which "
-            f"{catalogue.source} has with a label; give the ids of its catalogue"
-        )
-    return found
+    rows, ids = target_rows(job, catalogue), catalogue.ids
+    wanted: set[str] = set()
+    for field, paths in (("only", job.only), ("also_train", job.also_train)):
+        listed = listed_ids(paths)
+        if paths and not any(ids[row] in listed for row in rows):
+            raise RefusedError(
+                f"{field}: {', '.join(paths)} lists {len(listed)} objects, none of which "
+                f"{catalogue.source} has with a label; give the ids of its catalogue"
+            )
+        wanted |= listed
+    return [row for row in rows if ids[row] in wanted] if job.only else rows
 
 
 def listed_ids(paths: Sequence[str]) -> set[str]:

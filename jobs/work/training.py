@@ -26,7 +26,7 @@ from training.blocks import replace_head
 from training.calibration import fit_temperature
 from training.checkpoints import NetworkCard, card_bytes, load_pretrained, weights_bytes
 from training.domain_gap import FEWEST, domain_auc
-from training.examples import Source
+from training.examples import SelectedExamples, Source
 from training.fit import EpochRecord, predict_logits
 from training.judgement import judge_classes, judge_numbers, judge_votes
 from training.metrics import per_class_recall
@@ -74,6 +74,8 @@ _OF_DOMAINS = {
     "area under the ROC curve, 0.5 if there is no gap"
 }
 """What is asked of further surveys only."""
+_TOLD_APART = 5000
+"""Objects of a survey, at most, whose features are told from another's."""
 _ENDS = {"": "", "_low": ": 2.5 % of resamples are below", "_high": ": 2.5 % are above"}
 """What follows the name of a number, and of the ends of its interval."""
 
@@ -220,7 +222,7 @@ class OpenTraining:
                 parts.validation.targets(),
                 predict_logits(network, parts.validation),
             )
-        tests: dict[str, Source] = {"test": parts.test}
+        tests = {"test": parts.test}
         tests |= {name: self._read(job, name).some() for name in job.also_test}
         judged = {
             name: _judge(job, network, test, temperature, result.fit.loss)
@@ -334,15 +336,20 @@ def _judge(
 
 
 def _domain_gaps(
-    network: nn.Module, tests: Mapping[str, Source], seed: int
+    network: nn.Module, tests: Mapping[str, SelectedExamples], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Say how far further surveys are from the test set; nothing of a head that is not linear."""
+    """Say how far some objects of further surveys are from those of the test set.
+
+    Nothing is said of a network whose head is not linear.
+    """
     found: dict[str, dict[str, Any]] = {}
     if len(tests) == 1 or min(map(len, tests.values())) < FEWEST:
         return found
     try:
         features = {
-            name: np.asarray(features_of(network, test).images)[:, :, 0, 0]
+            name: np.asarray(features_of(network, test.sample(_TOLD_APART, seed)).images)[
+                :, :, 0, 0
+            ]
             for name, test in tests.items()
         }
     except ValueError:

@@ -49,6 +49,18 @@ def test_selected_examples_are_like_copies_of_them(number):
         chosen.check("training", 800)
 
 
+def test_a_sample_is_some_of_them_with_their_labels():
+    images = np.arange(50, dtype=np.float32).reshape(50, 1, 1, 1)
+    rows = np.arange(49, 9, -1)
+    chosen = SelectedExamples(images, rows, rows * 2)
+    some = chosen.sample(15, seed=1)
+    found, labels = some.take(np.arange(15))
+    assert (found.ravel() * 2 == labels).all()
+    assert len(set(labels.tolist())) == 15
+    assert some.rows.tolist() != chosen.sample(15, seed=2).rows.tolist()
+    assert chosen.sample(40, seed=1) is chosen
+
+
 def test_selected_images_of_another_type_are_refused():
     with pytest.raises(ValueError, match="give float32"):
         SelectedExamples(np.zeros((3, 1, 4, 4)), np.arange(2), np.arange(2)).check("training", 1)

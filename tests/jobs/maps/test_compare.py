@@ -153,6 +153,41 @@ def test_the_product_is_read_with_xarray_and_pandas(before, after, write_run, ca
     assert f"goes from {entry.before:.3f} to {entry.after:.3f}" in lines[1]
 
 
+def test_no_other_folder_is_replaced(before, after, write_run, tmp_path):
+    found = compare_runs(write_run(before), write_run(after))
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(RefusedError, match="is there and no comparison; give another --out"):
+        write_comparison(found, out)
+    assert (out / "thesis.txt").read_text() == "years of work"
+    # An older comparison is.
+    other = tmp_path / "compared"
+    write_comparison(found, other)
+    (other / "old.txt").touch()
+    write_comparison(found, other)
+    assert not (other / "old.txt").exists()
+
+
+def test_runs_without_results_in_common_are_refused(before, after, write_run):
+    lost = after.but(status=np.full_like(after.status, 2))
+    with pytest.raises(RefusedError, match="no object has results in it and in"):
+        compare_runs(write_run(before), write_run(lost))
+
+
+def test_a_block_without_results_in_common_changes_nothing_else(
+    before, after, write_run, monkeypatch
+):
+    status = after.status.copy()
+    status[:40] = 2
+    runs = write_run(before), write_run(after.but(status=status))
+    whole = compare_runs(*runs)
+    monkeypatch.setattr(source, "MIN_BLOCKS", 30)
+    parts = compare_runs(*runs)
+    assert parts.left_out == whole.left_out
+    assert parts.objects["id"].tolist() == whole.objects["id"].tolist()
+
+
 def test_what_can_not_be_compared_is_refused(before, after, write_run):
     run = write_run(before)
     with pytest.raises(RefusedError, match="not finished"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cluster.place import open_place
+from jobs.errors import RefusedError
 from jobs.report.judged import read_judgement
 from training.domain_gap import domain_auc
 from training.judgement import judge_classes, judge_numbers
@@ -63,3 +64,9 @@ def test_numbers_have_no_accuracy_and_no_confusion(tmp_path):
 def test_a_network_that_nothing_judged_has_no_table(tmp_path):
     assert read_judgement(write_card(tmp_path, {})) is None
     assert read_judgement(open_place(str(tmp_path / "elsewhere"))) is None
+
+
+def test_a_damaged_card_is_told_with_its_cure(tmp_path):
+    (tmp_path / "card.json").write_text('{"classes": [')
+    with pytest.raises(RefusedError, match=r"card\.json: can't be read .* --repair"):
+        read_judgement(open_place(str(tmp_path)))

@@ -675,6 +675,8 @@ def test_nothing_but_the_listed_objects_is_learnt_from(folder, tmp_path):
         train(job_of(folder, lists, "fit.epochs=1", output=tmp_path / "run"))
     with pytest.raises(RefusedError, match="lists 1 objects, none of which"):
         train(job_of(folder, f"only=[{tmp_path}/other.csv]", output=tmp_path / "x"))
+    with pytest.raises(RefusedError, match=r"also_train: .* lists 1 objects, none of which"):
+        train(job_of(folder, f"also_train=[{tmp_path}/other.csv]", output=tmp_path / "x"))
 
 
 @pytest.fixture(scope="module")
